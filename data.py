@@ -1,0 +1,321 @@
+"""Text in, batches out: a corpus as one token array on disk, blocks and their masks, the readers of GLUE and IMDb.
+
+A block and its mask are pure functions of (seed, step, row): no state, so nothing to save and nothing to lose.
+Read next: pretrain.py (blocks) and finetune.py (tasks).
+"""
+import functools
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from run import InputError
+
+# ---- The corpus: text files -> one array of token ids on disk -> blocks ----
+
+GROUP = 1 << 20       # characters tokenized at once; bounds the memory, whatever the size of the corpus
+LONGEST_PIECE = 1 << 16  # characters of a line tokenized at once, likewise
+
+
+def text_files(paths):
+    """The files named, and those under the folders named that end in .txt, .raw or .tokens, sorted. Raises InputError."""
+    files = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder")
+        found = [path] if path.is_file() else sorted(
+            f for f in path.rglob("*") if f.suffix in (".txt", ".raw", ".tokens") and f.is_file())
+        if not found:
+            raise InputError(f"{path}: this folder holds no .txt, .raw or .tokens file")
+        files += found
+    return files
+
+
+def lines(file, progress):
+    """A file's lines, "" where a document ends; a very long line comes in several pieces, cut at white space. Raises InputError."""
+    carried = ""
+    with open(file, encoding="utf-8-sig") as text:  # a byte-order mark is not text; \r\n reads as \n
+        try:
+            while piece := text.readline(LONGEST_PIECE):
+                progress.update(len(piece))
+                piece, carried = carried + piece, ""
+                if not piece.endswith("\n"):  # cut in mid-line: the last word waits for its other half
+                    cut = piece.rfind(" ") + 1 or len(piece)
+                    piece, carried = piece[:cut], piece[cut:]
+                yield piece.strip()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{file}: not UTF-8 text (byte {error.object[error.start]:#04x} after about character "
+                             f"{progress.n}); convert it first, for example with iconv") from None
+    if carried:
+        yield carried.strip()
+    yield ""
+
+
+def tokenize(files, tokenizer, out):
+    """Append the ids of all files to the binary file `out`: a document's lines one after the other, then [SEP]."""
+    dtype, sep = token_dtype(tokenizer), tokenizer.token_to_id("[SEP]")
+    ended = True  # no [SEP] at the start, and none behind another
+    with tqdm(total=sum(os.path.getsize(f) for f in files), unit="B", unit_scale=True, desc="tokenizing", leave=False) as progress:
+        for file in files:
+            group, size = [], 0
+            for line in lines(file, progress):
+                group.append(line)
+                size += len(line)
+                if size > GROUP:
+                    ended = write_group(group, tokenizer, sep, dtype, ended, out)
+                    group, size = [], 0
+            ended = write_group(group, tokenizer, sep, dtype, ended, out)
+
+
+def write_group(group, tokenizer, sep, dtype, ended, out):
+    ids = []
+    for line, encoding in zip(group, tokenizer.encode_batch_fast(group, add_special_tokens=False)):  # on all cores
+        if encoding.ids:
+            ids += encoding.ids
+            ended = False
+        elif not line and not ended:
+            ids.append(sep)
+            ended = True
+    np.asarray(ids, dtype=dtype).tofile(out)
+    return ended
+
+
+def token_dtype(tokenizer):
+    return np.uint16 if tokenizer.get_vocab_size() <= 1 << 16 else np.uint32
+
+
+def corpus_tokens(paths, tokenizer, cache_dir):
+    """All token ids of the text in `paths`, a read-only memory map: (tokens,), uint16 or uint32.
+
+    Made once and kept in cache_dir under a name that follows from the text and the tokenizer. Raises InputError."""
+    files = text_files(paths)
+    digest = hashlib.blake2b(tokenizer.to_str().encode(), digest_size=12)
+    for file in files:
+        digest.update(b"\0file\0")
+        with open(file, "rb") as bytes_of:
+            while part := bytes_of.read(1 << 20):
+                digest.update(part)
+    path = Path(cache_dir) / f"tokens-{digest.hexdigest()}.bin"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".tmp{os.getpid()}")
+        try:
+            with open(temporary, "wb") as out:
+                tokenize(files, tokenizer, out)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    if path.stat().st_size == 0:
+        raise InputError(f"{', '.join(map(str, paths))}: no text in it")
+    return np.memmap(path, dtype=token_dtype(tokenizer), mode="r")
+
+
+class Blocks:
+    """A corpus in blocks of max_length tokens: [CLS], max_length - 2 tokens of running text, [SEP]. No padding anywhere.
+
+    Text runs on from line to line, and from a document's [SEP] into the next document ("full sentences" of Liu et al. 2019,
+    arXiv:1907.11692, section 4.2). What is left over at the very end, less than a block, is not used.
+    first, count: which of the corpus's blocks these are."""
+
+    def __init__(self, tokens, tokenizer, max_length, first=0, count=None):
+        self.tokens, self.max_length, self.first = tokens, max_length, first
+        self.count = len(tokens) // (max_length - 2) - first if count is None else count
+        self.cls, self.sep, self.mask = (tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]", "[MASK]"))
+        self.vocab_size = tokenizer.get_vocab_size()
+
+    def rows(self, numbers):
+        """(len(numbers), max_length) ids of these blocks, int64."""
+        width = self.max_length - 2
+        text = self.tokens[(np.asarray(numbers)[:, None] + self.first) * width + np.arange(width)]
+        return np.pad(text.astype(np.int64), ((0, 0), (1, 1)), constant_values=((0, 0), (self.cls, self.sep)))
+
+    def training_batch(self, step, batch_size, mlm_prob, seed):
+        """Batch `step` of an endless course over the blocks, in a new order and under new masks each time round (Liu et al. 2019,
+        "dynamic masking"): (input_ids, labels), each (batch_size, max_length) int64 tensors. Padding there is none."""
+        places = [divmod(step * batch_size + row, self.count) for row in range(batch_size)]
+        return self.masked([shuffled(self.count, seed, epoch)[place] for epoch, place in places],
+                           mlm_prob, [(seed, step, row) for row in range(batch_size)])
+
+    def masked(self, numbers, mlm_prob, keys):
+        """These blocks, masked, each with the random numbers of its own key: (input_ids, labels)."""
+        pairs = [mask_tokens(ids, np.random.default_rng(key), mlm_prob, (self.cls, self.sep), self.mask, self.vocab_size)
+                 for ids, key in zip(self.rows(numbers), keys)]
+        return tuple(torch.from_numpy(np.stack(part)) for part in zip(*pairs))
+
+
+@functools.lru_cache(maxsize=2)  # a batch may reach over the end of an epoch
+def shuffled(count, seed, epoch):
+    return np.random.default_rng((seed, epoch)).permutation(count)
+
+
+def mask_tokens(ids, rng, mlm_prob, special, mask, vocab_size):
+    """BERT's masking (Devlin et al. 2018, section 3.1): each token but the special ones is chosen with probability mlm_prob;
+    of the chosen 80 % become [MASK], 10 % a random token, 10 % stay.
+
+    ids: (length,). Returns (input_ids, labels): labels hold the true id where chosen, -100 elsewhere."""
+    chosen = (rng.random(ids.shape) < mlm_prob) & ~np.isin(ids, special)
+    fate = rng.random(ids.shape)
+    random_ids = rng.integers(vocab_size, size=ids.shape)
+    input_ids = np.where(chosen & (fate < 0.8), mask, np.where(chosen & (fate >= 0.9), random_ids, ids))
+    return input_ids, np.where(chosen, ids, -100)
+
+
+# ---- The tasks: GLUE's own files and aclImdb's folders -> examples -> batches ----
+
+@dataclass(frozen=True)
+class Task:
+    """Where a task's rows lie: files and columns (by the header's name, or by number where the file has no header)."""
+    title: str
+    folder: str
+    text: tuple        # the columns of the one sentence, or of the two
+    label: str | int
+    labels: dict       # a label as the file writes it -> its name; the class number is its place (Hugging Face's order)
+    dev: tuple = ("dev.tsv",)
+    max_length: int = 128
+
+
+NLI = {"entailment": "entailment", "neutral": "neutral", "contradiction": "contradiction"}
+TASKS = {
+    "cola": Task("CoLA", "CoLA", (3,), 1, {"0": "unacceptable", "1": "acceptable"}),
+    "mnli": Task("MNLI", "MNLI", ("sentence1", "sentence2"), "gold_label", NLI, ("dev_matched.tsv", "dev_mismatched.tsv")),
+    "mrpc": Task("MRPC", "MRPC", ("#1 String", "#2 String"), "Quality", {"0": "not_equivalent", "1": "equivalent"}),
+    "sst2": Task("SST-2", "SST-2", ("sentence",), "label", {"0": "negative", "1": "positive"}),
+    "imdb": Task("IMDb", "aclImdb", (), "", {"neg": "negative", "pos": "positive"}, ("test",), max_length=256),
+}
+
+
+@dataclass(frozen=True)
+class Example:
+    text_a: str
+    text_b: str | None
+    label: int
+
+
+def task_folder(task, data_dir):
+    """The folder of a task under data_dir, or under its glue_data/. Raises InputError."""
+    for parent in (Path(data_dir), Path(data_dir) / "glue_data"):
+        if (parent / TASKS[task].folder).is_dir():
+            return parent / TASKS[task].folder
+    raise InputError(f"{data_dir}: holds no folder {TASKS[task].folder} (nor glue_data/{TASKS[task].folder}), which task {task} needs")
+
+
+def task_title(task, data_dir):
+    """What to call a task's figures: its name, unless the folder holds another data set in the same layout.
+
+    Such a folder says so in the first line of its README or README.txt: "Not MultiNLI: the SICK 2014 corpus (...)"."""
+    for name in ("README", "README.txt"):
+        readme = task_folder(task, data_dir) / name
+        if readme.is_file():
+            stand_in = re.match(r"Not [^:\n]+: (?:the )?([^(,;\n]+)", readme.read_text(encoding="utf-8", errors="replace"))
+            if stand_in:
+                return stand_in[1].strip()
+    return TASKS[task].title
+
+
+def read_task(task, data_dir):
+    """(train, dev): train a list of Examples, dev {name of the set: list of Examples}. Raises InputError."""
+    folder = task_folder(task, data_dir)
+    if task == "imdb":
+        return read_reviews(folder / "train"), {"test": read_reviews(folder / "test")}
+    return (read_tsv(folder / "train.tsv", TASKS[task]),
+            {name.removesuffix(".tsv"): read_tsv(folder / name, TASKS[task]) for name in TASKS[task].dev})
+
+
+def read_tsv(path, task):
+    """The Examples of one of GLUE's files, a row a line: tabs separate, quotes are ordinary characters. Raises InputError."""
+    rows = [line.removesuffix("\r").split("\t") for line in read_text(path).split("\n")]
+    if rows[-1] == [""]:
+        rows.pop()  # the file's last line ends, as lines do
+    columns, first = [*task.text, task.label], 0
+    if isinstance(task.label, str):
+        header, first = rows[0] if rows else [], 1
+        for column in columns:
+            if column not in header:
+                raise InputError(f"{path}: line 1 has no column {column!r}; it has {', '.join(header)}")
+        columns = [header.index(column) for column in columns]
+    classes = {text: number for number, text in enumerate(task.labels)}
+    examples = []
+    for number, row in enumerate(rows[first:], first + 1):
+        if len(row) <= max(columns):
+            raise InputError(f"{path}: line {number} has {len(row)} columns; {max(columns) + 1} are needed")
+        *texts, label = (row[column] for column in columns)
+        if label not in classes:
+            raise InputError(f"{path}: line {number} has the label {label!r}; known are {', '.join(classes)}")
+        examples.append(Example(texts[0], texts[1] if len(texts) == 2 else None, classes[label]))
+    if not examples:
+        raise InputError(f"{path}: no rows in it")
+    return examples
+
+
+def read_reviews(folder):
+    """The Examples of aclImdb's train or test folder: neg/*.txt and pos/*.txt, sorted by name. Raises InputError."""
+    examples = []
+    for number, name in enumerate(TASKS["imdb"].labels):
+        files = sorted((folder / name).glob("*.txt"))
+        if not files:
+            raise InputError(f"{folder / name}: no .txt file there")
+        examples += [Example(read_text(file).replace("<br />", " "), None, number) for file in files]
+    return examples
+
+
+def read_text(path):
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            return file.read()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from None
+
+
+def encode(examples, tokenizer, max_length):
+    """[(input_ids, token_type_ids)], lists of whole numbers: [CLS] a [SEP], or [CLS] a [SEP] b [SEP] with b in segment 1.
+
+    A single text is cut at its end; of a pair, tokens go one by one from the end of the longer, at a tie from the second."""
+    cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+
+    def ids_of(texts):
+        return [encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+    pairs = ids_of([example.text_a for example in examples]), ids_of([example.text_b or "" for example in examples])
+    rows = []
+    for example, a, b in zip(examples, *pairs):
+        if example.text_b is None:
+            rows.append(([cls, *a[:max_length - 2], sep], [0] * (min(len(a), max_length - 2) + 2)))
+            continue
+        while len(a) + len(b) > max_length - 3:
+            (a if len(a) > len(b) else b).pop()
+        rows.append(([cls, *a, sep, *b, sep], [0] * (len(a) + 2) + [1] * (len(b) + 1)))
+    return rows
+
+
+def collate(rows, pad):
+    """(input_ids, attention_mask, token_type_ids), (batch, length) int64 tensors, padded to the longest row."""
+    longest = max(len(ids) for ids, _ in rows)
+    batch = torch.zeros(3, len(rows), longest, dtype=torch.int64)
+    batch[0] = pad
+    for i, (ids, token_type_ids) in enumerate(rows):
+        batch[:, i, :len(ids)] = torch.tensor([ids, [1] * len(ids), token_type_ids])
+    return batch.unbind()
+
+
+def shuffled_batches(rows, batch_size, seed, epoch):
+    """Lists of row numbers, every row once, grouped by length so that little is padding: shuffle, sort by length within
+    stretches of 16 batches, and shuffle the batches."""
+    rng = np.random.default_rng((seed, epoch))
+    order, lengths = rng.permutation(len(rows)), np.array([len(ids) for ids, _ in rows])
+    stretches = [order[i:i + 16 * batch_size] for i in range(0, len(rows), 16 * batch_size)]
+    order = np.concatenate([stretch[np.argsort(lengths[stretch], kind="stable")] for stretch in stretches])
+    batches = [order[i:i + batch_size] for i in range(0, len(rows), batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def sorted_batches(rows, batch_size):
+    """Lists of row numbers, every row once, longest first: for evaluation, and so that too little memory shows at once."""
+    order = np.argsort([-len(ids) for ids, _ in rows], kind="stable")
+    return [order[i:i + batch_size] for i in range(0, len(rows), batch_size)]

@@ -1,0 +1,181 @@
+"""Fine-tuning on a task, teacher and students alike, and the metrics, by hand.
+
+    python finetune.py --model FOLDER --task cola --data_dir FOLDER --out_dir FOLDER
+
+Devlin et al. 2018 (arXiv:1810.04805), section 4.1; GLUE: Wang et al. 2018 (arXiv:1804.07461). Read next: ablation.py.
+"""
+import argparse
+from dataclasses import replace
+from math import sqrt
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+from data import TASKS, collate, encode, read_task, shuffled_batches, sorted_batches, task_title
+from load_hf_weights import load_model, load_tokenizer, save_model
+from model import Classifier
+from run import (InputError, Log, add_common_arguments, autocast, command_line, finish_run, finished_run, learning_rate, number,
+                 pick_device, seed_torch, write_file, write_json)
+
+
+# ---- Metrics: (predictions, targets), equally long arrays of class numbers -> float ----
+
+def accuracy(predictions, targets):
+    """The share of predictions that are right."""
+    return float(np.mean(np.equal(predictions, targets)))
+
+
+def f1(predictions, targets):
+    """The harmonic mean of precision and recall of class 1; 0 if class 1 is neither predicted nor there."""
+    true_pos, false_pos, false_neg, _ = confusion(predictions, targets)
+    return 2 * true_pos / (2 * true_pos + false_pos + false_neg) if true_pos else 0.0
+
+
+def matthews(predictions, targets):
+    """Matthews' correlation of two binary variables, -1 to 1; 0 if either is constant."""
+    true_pos, false_pos, false_neg, true_neg = confusion(predictions, targets)
+    margins = (true_pos + false_pos) * (true_pos + false_neg) * (true_neg + false_pos) * (true_neg + false_neg)
+    return (true_pos * true_neg - false_pos * false_neg) / sqrt(margins) if margins else 0.0
+
+
+def confusion(predictions, targets):
+    """(true positives, false positives, false negatives, true negatives), Python ints: their products may pass 2**63."""
+    predicted, is_there = np.equal(predictions, 1), np.equal(targets, 1)
+    return (int((predicted & is_there).sum()), int((predicted & ~is_there).sum()),
+            int((~predicted & is_there).sum()), int((~predicted & ~is_there).sum()))
+
+
+METRICS = {"cola": (matthews,), "mnli": (accuracy,), "mrpc": (f1, accuracy), "sst2": (accuracy,), "imdb": (accuracy,)}
+
+
+def score(task, sets):
+    """The task's one figure, in points out of 100: the mean over its metrics and its dev sets, as GLUE's leaderboard forms it.
+
+    sets: {name of the set: (predictions, targets)}."""
+    return 100 * float(np.mean([metric(*pair) for pair in sets.values() for metric in METRICS[task]]))
+
+
+# ---- The loop ----
+
+def train(args, model, rows, labels, pad, device, log):
+    """args.epochs times over the rows: AdamW, no weight decay, 10 % warm-up, then linear decay. Raises InputError."""
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0, fused=True)
+    steps_per_epoch = -(-len(rows) // args.batch_size)
+    steps, step = steps_per_epoch * args.epochs, 0
+    model.train()
+    with tqdm(total=steps, desc="/".join(Path(args.out_dir).parts[-3:]), unit="step") as progress:
+        for epoch in range(args.epochs):
+            for batch in shuffled_batches(rows, args.batch_size, args.seed, epoch):
+                inputs = (x.to(device) for x in collate([rows[i] for i in batch], pad))
+                targets = torch.tensor([labels[i] for i in batch], device=device)
+                seed_torch(args.seed, step)  # dropout
+                with autocast(device, args.precision):
+                    logits = model(*inputs)
+                loss = F.cross_entropy(logits.float(), targets)
+                loss.backward()
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(step, steps, args.lr, warmup=0.1)
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                optimizer.zero_grad()
+
+                if step % args.log_every == 0 or step == steps - 1:
+                    if not np.isfinite(float(loss)):
+                        raise InputError(f"step {step}: the loss is not a finite number any more; lower --lr")
+                    log.write(step=step, epoch=epoch, lr=optimizer.param_groups[0]["lr"], loss=float(loss))
+                    progress.set_postfix(loss=f"{float(loss):.3f}", refresh=False)
+                progress.update()
+                step += 1
+
+
+@torch.inference_mode()
+def predict(model, rows, pad, device, precision, batch_size=64):
+    """The class number of every row, (rows,)."""
+    predictions = np.zeros(len(rows), dtype=int)
+    for batch in sorted_batches(rows, batch_size):
+        with autocast(device, precision):
+            logits = model(*(x.to(device) for x in collate([rows[i] for i in batch], pad)))
+        predictions[batch] = logits.float().argmax(-1).cpu().numpy()
+    return predictions
+
+
+def read_arguments(arguments):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser.add_argument("--model", required=True, help="folder of a teacher or student")
+    parser.add_argument("--task", required=True, choices=sorted(TASKS))
+    parser.add_argument("--data_dir", required=True, help="folder that holds CoLA/, MNLI/, ... or glue_data/, and aclImdb/")
+    parser.add_argument("--out_dir", required=True)
+    parser.add_argument("--epochs", type=number(int, 1), default=3)
+    parser.add_argument("--batch_size", type=number(int, 1), default=32)
+    parser.add_argument("--lr", type=number(float, 0, open_low=True), default=2e-5, help="peak learning rate")
+    parser.add_argument("--max_length", type=number(int, 5), help="tokens of a row at most; default 128, for imdb 256")
+    parser.add_argument("--attention_dropout", type=number(float, 0, 1), help="default: as config.json says. 0 lets the fused "
+                        "attention of a CPU run, twice as fast on long texts")
+    parser.add_argument("--train_rows", type=number(int, 1), help="train on the first so many rows only")
+    parser.add_argument("--tune", action="store_true", help="for choosing settings: leave a tenth of the training rows out, "
+                        "score on it, and never open the dev set")
+    add_common_arguments(parser)
+    args = parser.parse_args(arguments)
+    args.max_length = args.max_length or TASKS[args.task].max_length
+    return args
+
+
+def load_data(args):
+    """(training examples, {name of the set to score: examples}). Raises InputError."""
+    train, dev = read_task(args.task, args.data_dir)
+    if args.tune:
+        order = np.random.default_rng(0).permutation(len(train))
+        cut = len(train) - max(1, len(train) // 10)
+        train, dev = [train[i] for i in order[:cut]], {"train_tenth": [train[i] for i in order[cut:]]}
+    train = train[:args.train_rows]
+    if len({example.label for example in train}) < 2:
+        raise InputError(f"{args.data_dir}: the training rows of {args.task} are all of one class: there is nothing to learn")
+    return train, dev
+
+
+def main(arguments):
+    """Run one fine-tuning, unless --out_dir holds it already. Returns its results, what results.json holds."""
+    args = read_arguments(arguments)
+    if record := finished_run(args):
+        print(f"{args.out_dir}: done before, with the same arguments")
+        return record["results"]
+    device = pick_device(args.device)
+    train_set, dev_sets = load_data(args)
+    tokenizer = load_tokenizer(args.model)
+    seed_torch(args.seed)  # the new pooler and classifier
+    names = list(TASKS[args.task].labels.values())
+    model = load_model(args.model, Classifier, new=("pooler", "classifier"), num_labels=len(names)).to(device)
+    if args.max_length > model.config.max_position_embeddings:
+        raise InputError(f"--max_length {args.max_length}: {args.model} has {model.config.max_position_embeddings} positions")
+    if args.attention_dropout is not None:
+        for layer in model.bert.layers:
+            layer.attention_dropout = args.attention_dropout
+    pad = model.config.pad_token_id
+    Path(args.out_dir).mkdir(parents=True, exist_ok=True)
+
+    rows, labels = encode(train_set, tokenizer, args.max_length), [example.label for example in train_set]
+    train(args, model, rows, labels, pad, device, Log(args.out_dir))
+
+    model.eval()
+    sets = {name: (predict(model, encode(examples, tokenizer, args.max_length), pad, device, args.precision),
+                   np.array([example.label for example in examples])) for name, examples in dev_sets.items()}
+    results = {"task": args.task, "data": task_title(args.task, args.data_dir), "seed": args.seed, "score": score(args.task, sets),
+               "train_rows": len(rows), "sets": {name: {"rows": len(pair[1]), **{metric.__name__: metric(*pair) for metric in METRICS[args.task]}}
+                                                 for name, pair in sets.items()}}
+    model.config = replace(model.config, id2label=dict(enumerate(names)))
+    save_model(model, tokenizer, args.out_dir)
+    write_file(Path(args.out_dir) / "predictions.tsv", "set\tindex\tprediction\tlabel\n" + "".join(
+        f"{name}\t{index}\t{names[prediction]}\t{names[target]}\n"
+        for name, pair in sets.items() for index, (prediction, target) in enumerate(zip(*pair))))
+    write_json(Path(args.out_dir) / "results.json", results)
+    finish_run(args, device, results=results)
+    print(f"{args.out_dir}: {results['data']} {results['score']:.1f} ({results['sets']})")
+    return results
+
+
+if __name__ == "__main__":
+    command_line(main)

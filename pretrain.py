@@ -1,0 +1,259 @@
+"""Distillation during pre-training: the student reads masked text beside its teacher, and learns from the triple loss.
+
+    python pretrain.py --teacher FOLDER --corpus FILE_OR_FOLDER --out_dir FOLDER
+
+With --teacher none --config FOLDER it trains a BERT from scratch, on the MLM loss alone: that is how a teacher is made.
+Sanh et al. 2019 (arXiv:1910.01108), section 3. Read next: finetune.py.
+"""
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import trange
+
+from data import Blocks, corpus_tokens
+from load_hf_weights import load_model, load_tokenizer, read_config, save_model
+from losses import WEIGHTS, SumOverChunks, cosine_loss, distillation_loss, mlm_loss
+from model import MaskedLM, make_student
+from run import (InputError, Log, add_common_arguments, autocast, command_line, finish_run, finished_run, learning_rate,
+                 number, pick_device, seed_torch)
+
+HELDOUT_BLOCKS = 128  # held-out text is measured on so many blocks, spread evenly over it
+
+
+class TripleLoss(nn.Module):
+    """The losses of one batch. What no active term needs is not computed: without CE only the masked positions go through the
+    student's decoder and none through the teacher's; without CE and cosine the teacher is not run at all."""
+
+    def __init__(self, student, teacher, weights, temperature=2.0, chunk_tokens=256):
+        """weights: {"ce" | "mlm" | "cos": alpha}, of the active terms alone."""
+        super().__init__()
+        self.student, self.weights, self.temperature, self.chunk_tokens = student, weights, temperature, chunk_tokens
+        self.teacher = [teacher]  # in a list it is no part of this module: never trained, saved or put into training mode
+
+    def forward(self, input_ids, labels, tokens_in_step, masked_in_step):
+        """(total, {term: value}) of input_ids and labels, (batch, length); labels on the CPU.
+
+        Each term is the sum over this part's tokens divided by tokens_in_step or masked_in_step, what the whole optimizer step
+        counts: the parts of a step add up to its means."""
+        teacher, = self.teacher
+        logged = {}
+
+        def weighted(name, loss, share):
+            logged[name] = logged.get(name, 0.0) + loss.detach() * share
+            return self.weights[name] * loss * share
+
+        total = torch.zeros((), device=input_ids.device)
+        labels = labels.flatten()
+        hidden = self.student.bert(input_ids).flatten(0, 1)  # (tokens, hidden): blocks hold no padding, every token counts
+        if self.weights.keys() & {"ce", "cos"}:
+            with torch.no_grad():
+                teacher_hidden = teacher.bert(input_ids).flatten(0, 1)
+        if "cos" in self.weights:
+            total = total + weighted("cos", cosine_loss(hidden, teacher_hidden), len(hidden) / tokens_in_step)
+        if self.weights.keys() & {"ce", "mlm"}:
+            if "ce" in self.weights:
+                with torch.no_grad():
+                    teacher_transformed = teacher.head.transform(teacher_hidden)
+            else:
+                masked = (labels != -100).nonzero().squeeze(1)
+                hidden, labels = hidden[masked.to(hidden.device)], labels[masked]
+            labels_on_device = labels.to(hidden.device)
+
+            def loss_of_chunk(logits, rows):
+                loss = torch.zeros((), device=logits.device)
+                if "ce" in self.weights:
+                    with torch.no_grad():
+                        teacher_logits = nn.functional.linear(teacher_transformed[rows], *teacher.decoder())
+                    loss = loss + weighted("ce", distillation_loss(logits, teacher_logits, self.temperature),
+                                           len(logits) / tokens_in_step)
+                if "mlm" in self.weights and (masked := int((labels[rows] != -100).sum())):
+                    loss = loss + weighted("mlm", mlm_loss(logits, labels_on_device[rows]), masked / masked_in_step)
+                return loss
+
+            total = total + SumOverChunks.apply(loss_of_chunk, self.chunk_tokens, self.student.head.transform(hidden),
+                                                *self.student.decoder())
+        return total, logged
+
+
+def train(args, student, teacher, blocks, device, log):
+    """The loop. Raises InputError if the loss stops being a number."""
+    weights = {term: getattr(args, f"alpha_{term}") for term in WEIGHTS if getattr(args, f"use_{term}")}
+    triple_loss = TripleLoss(student, teacher, weights, args.temperature, args.chunk_tokens)
+    check_chunks(triple_loss, *blocks.training_batch(0, args.batch_size, args.mlm_prob, args.seed), device)
+    # The authors' optimizer settings; the loss's mean is over the step, so the rate does not depend on --grad_accum.
+    optimizer = torch.optim.AdamW(student.parameters(), betas=(0.9, 0.98), eps=1e-6, weight_decay=0.0, fused=True)
+    student.train()
+    progress = trange(args.steps, desc=Path(args.out_dir).name, unit="step")
+    for step in progress:
+        input_ids, labels = blocks.training_batch(step, args.batch_size, args.mlm_prob, args.seed)
+        tokens, masked = input_ids.numel(), int((labels != -100).sum())
+        terms = {}
+        for part, (ids, part_labels) in enumerate(zip(input_ids.tensor_split(args.grad_accum), labels.tensor_split(args.grad_accum))):
+            seed_torch(args.seed, step, part)  # dropout
+            with autocast(device, args.precision):
+                loss, part_terms = triple_loss(ids.to(device), part_labels, tokens, masked)
+            loss.backward()
+            terms = {name: terms.get(name, 0.0) + term for name, term in part_terms.items()}
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, args.steps, args.lr, args.warmup)
+        nn.utils.clip_grad_norm_(student.parameters(), args.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+
+        if step % args.log_every == 0 or step == args.steps - 1:
+            figures = {name: float(term) for name, term in terms.items()}
+            if not np.isfinite(sum(figures.values())):
+                raise InputError(f"step {step}: the loss is not a finite number any more ({figures}); lower --lr")
+            log.write(step=step, lr=optimizer.param_groups[0]["lr"], **figures)
+            progress.set_postfix({name: f"{value:.3f}" for name, value in figures.items()})
+
+
+@torch.no_grad()
+def check_chunks(triple_loss, input_ids, labels, device):
+    """Refuse a formula of losses.py that couples tokens: in chunks it would silently be another loss."""
+    rows, chunk_tokens = 2 + 2 * triple_loss.chunk_tokens // input_ids.shape[1], triple_loss.chunk_tokens
+    ids, labels = input_ids[:rows].to(device), labels[:rows]
+    masked = max(1, int((labels != -100).sum()))
+    in_chunks = float(triple_loss.eval()(ids, labels, ids.numel(), masked)[0])
+    triple_loss.chunk_tokens = 0
+    at_once = float(triple_loss(ids, labels, ids.numel(), masked)[0])
+    triple_loss.chunk_tokens = chunk_tokens
+    if abs(in_chunks - at_once) > 1e-3 * abs(at_once):
+        raise InputError(f"the loss is {in_chunks:.6g} in chunks of --chunk_tokens {chunk_tokens} but {at_once:.6g} at once: a formula "
+                         "in losses.py is no mean over tokens; use --chunk_tokens 0")
+
+
+@torch.no_grad()
+def evaluate(student, teacher, blocks, precision, temperature=2.0):
+    """Figures on held-out blocks, masked with fixed random numbers, the same for every run: the three losses and, over the masked
+    positions, the share of words the student fills in right and the share on which it and the teacher agree.
+
+    teacher may be None: then the MLM figures alone."""
+    device = next(student.parameters()).device
+    numbers = np.unique(np.linspace(0, blocks.count - 1, HELDOUT_BLOCKS, dtype=int))
+    input_ids, labels = blocks.masked(numbers, 0.15, [(0, number) for number in numbers])
+    masked = max(1, int((labels != -100).sum()))
+    weights = WEIGHTS if teacher else {"mlm": 1.0}
+    triple_loss = TripleLoss(student, teacher, weights, temperature).eval()
+    sums = dict.fromkeys((*weights, "mlm_accuracy", *(("teacher_mlm_accuracy", "teacher_agreement") if teacher else ())), 0.0)
+    for ids, ids_labels in zip(input_ids.split(8), labels.split(8)):
+        ids, chosen = ids.to(device), (ids_labels != -100).to(device)
+        with autocast(device, precision):
+            for name, term in triple_loss(ids, ids_labels, input_ids.numel(), masked)[1].items():
+                sums[name] += float(term)
+
+            def guesses(model):  # (masked) ids
+                return nn.functional.linear(model.head.transform(model.bert(ids)[chosen]), *model.decoder()).argmax(-1)
+            true, student_guesses = ids_labels.to(device)[chosen], guesses(student)
+            sums["mlm_accuracy"] += int((student_guesses == true).sum()) / masked
+            if teacher:
+                teacher_guesses = guesses(teacher)
+                sums["teacher_mlm_accuracy"] += int((teacher_guesses == true).sum()) / masked
+                sums["teacher_agreement"] += int((student_guesses == teacher_guesses).sum()) / masked
+    return sums
+
+
+def read_arguments(arguments):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser.add_argument("--teacher", required=True, help="folder of a BERT with its MLM head, or none: train one from scratch")
+    parser.add_argument("--config", help="with --teacher none: folder with config.json and vocab.txt of the BERT to train")
+    parser.add_argument("--corpus", nargs="+", required=True, help="text files, or folders of them; an empty line ends a document")
+    parser.add_argument("--heldout", nargs="+", help="text to measure on; default: the corpus's last hundredth, not trained on")
+    parser.add_argument("--out_dir", required=True)
+    parser.add_argument("--cache_dir", default="runs/cache", help="where the tokenized corpus is kept")
+    for term, what in (("mlm", "masked language modelling"), ("ce", "distillation"), ("cos", "cosine of hidden states")):
+        parser.add_argument(f"--use_{term}", type=int, choices=(0, 1), default=1, help=f"the loss of {what}; 0: not computed")
+        parser.add_argument(f"--alpha_{term}", type=number(float, 0, open_low=True), default=WEIGHTS[term], help="its weight")
+    parser.add_argument("--init", choices=("teacher", "random"), default="teacher", help="of the student")
+    parser.add_argument("--layers", type=lambda text: [int(layer) for layer in text.split(",")],
+                        help="the teacher's layers that the student gets, such as 0,2,5; default: half, evenly spaced")
+    parser.add_argument("--steps", type=number(int, 1), default=1000)
+    parser.add_argument("--batch_size", type=number(int, 1), default=32, help="sequences of one optimizer step")
+    parser.add_argument("--grad_accum", type=number(int, 1), default=1, help="work through a step's sequences in so many parts")
+    parser.add_argument("--lr", type=number(float, 0, open_low=True), default=5e-4, help="peak learning rate")
+    parser.add_argument("--warmup", type=number(float, 0, 1), default=0.05, help="share of the steps in which the rate rises")
+    parser.add_argument("--clip", type=number(float, 0, open_low=True), default=5.0, help="greatest norm of the gradient")
+    parser.add_argument("--temperature", type=number(float, 0, open_low=True), default=2.0)
+    parser.add_argument("--max_length", type=number(int, 3), default=128, help="tokens of a block, [CLS] and [SEP] included")
+    parser.add_argument("--mlm_prob", type=number(float, 0, 1), default=0.15)
+    parser.add_argument("--chunk_tokens", type=number(int, 0), default=256,
+                        help="evaluate the vocabulary losses on so many tokens at a time; 0: on all at once")
+    add_common_arguments(parser)
+    args = parser.parse_args(arguments)
+    if args.teacher == "none":
+        if not args.config:
+            raise InputError("--teacher none needs --config FOLDER, with config.json and vocab.txt of the BERT to train")
+        args.use_ce = args.use_cos = 0  # nobody to learn from
+    elif args.config:
+        raise InputError("--config goes with --teacher none alone: a student's configuration follows from its teacher's")
+    if not (args.use_mlm or args.use_ce or args.use_cos):
+        raise InputError("all three losses are off: set --use_mlm, --use_ce or --use_cos to 1")
+    if args.use_mlm and args.mlm_prob == 0 and not (args.use_ce or args.use_cos):
+        raise InputError("--mlm_prob 0 masks nothing, so the MLM loss has nothing to learn from")
+    if args.grad_accum > args.batch_size:
+        raise InputError(f"--grad_accum {args.grad_accum} is more parts than --batch_size {args.batch_size} has sequences")
+    return args
+
+
+def load_models(args):
+    """(student, teacher or None, tokenizer). Raises InputError."""
+    source = args.config if args.teacher == "none" else args.teacher
+    config, tokenizer = read_config(source), load_tokenizer(source)
+    if args.max_length > config.max_position_embeddings:
+        raise InputError(f"--max_length {args.max_length}: {source} has {config.max_position_embeddings} positions")
+    seed_torch(args.seed)  # new weights
+    if args.teacher == "none":
+        return MaskedLM(config), None, tokenizer
+    teacher = load_model(args.teacher).requires_grad_(False)
+    try:
+        return make_student(teacher, args.layers, args.init), teacher, tokenizer
+    except ValueError as error:
+        raise InputError(f"--layers: {error}") from None
+
+
+def load_blocks(args, tokenizer):
+    """(training blocks, held-out blocks). Raises InputError."""
+    blocks = Blocks(corpus_tokens(args.corpus, tokenizer, args.cache_dir), tokenizer, args.max_length)
+    if args.heldout:
+        heldout = Blocks(corpus_tokens(args.heldout, tokenizer, args.cache_dir), tokenizer, args.max_length)
+    else:
+        first = blocks.count - max(1, blocks.count // 100)
+        heldout = Blocks(blocks.tokens, tokenizer, args.max_length, first)
+        blocks = Blocks(blocks.tokens, tokenizer, args.max_length, 0, first)
+    for name, some in (("--corpus", blocks), ("--heldout", heldout)):
+        if some.count < 1:
+            raise InputError(f"{name}: {len(some.tokens)} tokens are too few for blocks of --max_length {args.max_length}")
+    return blocks, heldout
+
+
+def main(arguments):
+    """Run one distillation, unless --out_dir holds it already. Returns its record, what run.json holds."""
+    args = read_arguments(arguments)
+    if record := finished_run(args):
+        print(f"{args.out_dir}: done before, with the same arguments")
+        return record
+    device = pick_device(args.device)
+    student, teacher, tokenizer = load_models(args)
+    blocks, heldout = load_blocks(args, tokenizer)
+    student.to(device)
+    if teacher:
+        teacher.to(device)
+    Path(args.out_dir).mkdir(parents=True, exist_ok=True)
+    log = Log(args.out_dir)
+    before = evaluate(student, teacher, heldout, args.precision, args.temperature)
+    log.write(step=0, heldout=before)
+    train(args, student, teacher, blocks, device, log)
+    after = evaluate(student.eval(), teacher, heldout, args.precision, args.temperature)
+    log.write(step=args.steps, heldout=after)
+    save_model(student, tokenizer, args.out_dir)
+    record = finish_run(args, device, heldout_before=before, heldout_after=after, corpus_blocks=blocks.count,
+                        parameters=sum(p.numel() for p in student.parameters()))
+    print(f"{args.out_dir}: held out, " + ", ".join(f"{name} {before[name]:.3f} -> {after[name]:.3f}" for name in after))
+    return record
+
+
+if __name__ == "__main__":
+    command_line(main)

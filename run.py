@@ -1,0 +1,172 @@
+"""What every command shares: one-line errors, device and precision, seeds, the learning rate's course, and the record of a run.
+
+Nothing here is about distillation; skip it on a first reading.
+"""
+import argparse
+import contextlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+class InputError(Exception):
+    """Something the user can mend: one line that says what is wrong, where, and what to do."""
+
+
+def command_line(main):
+    """Run main(arguments). What the user can mend ends in one line on stderr and exit status 2, Ctrl-C in 130."""
+    try:
+        main(sys.argv[1:])
+    except InputError as error:
+        message = str(error)
+    except OSError as error:  # a full disk, a read-only folder, a file that vanished
+        message = f"{error.filename or 'file error'}: {error.strerror or error}"
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    else:
+        return
+    print(f"{Path(sys.argv[0]).name}: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def number(kind, low, high=None, open_low=False):
+    """An argparse type: a number of this kind from low (not low itself, if open_low) to high."""
+    def parse(text):
+        value = kind(text)  # argparse turns ValueError into "invalid number value"
+        if not (low < value if open_low else low <= value) or (high is not None and value > high):
+            bounds = f"{'above' if open_low else 'at least'} {low}" + (f" and at most {high}" if high is not None else "")
+            raise argparse.ArgumentTypeError(f"{text} is not a number {bounds}")
+        return value
+    parse.__name__ = "whole number" if kind is int else "number"
+    return parse
+
+
+def add_common_arguments(parser):
+    parser.add_argument("--seed", type=number(int, 0), default=0, help="of the data's order, masks, dropout and new weights")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto",
+                        help="of the matrix products; auto: bf16 where the hardware multiplies in it, else fp32")
+    parser.add_argument("--log_every", type=number(int, 1), default=10, help="steps between two lines of log.jsonl")
+
+
+def pick_device(name):
+    """torch.device for "auto", "cpu", "cuda" or "mps". Raises InputError if it is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(device for device, is_there in there.items() if is_there)
+    if not there[name]:
+        raise InputError(f"--device {name}: torch finds no such device here; use --device cpu")
+    return torch.device(name)
+
+
+def autocast(device, precision):
+    """A context in which matrix products run in bf16, or in fp32; weights, softmax and losses stay in fp32 either way."""
+    if precision == "auto":
+        precision = "bf16" if multiplies_in_bf16(device) else "fp32"
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
+
+
+def multiplies_in_bf16(device):
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        supported = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+        return any(check() for check in supported if check)
+    return False
+
+
+def seed_torch(*key):
+    """Seed weights and dropout from numbers such as (seed, step, part): no generator's state needs to be kept."""
+    torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1)))
+
+
+def learning_rate(step, steps, peak, warmup):
+    """The rate of step 0 .. steps - 1: linear from 0 to peak over the share `warmup` of the steps, then linear to 0."""
+    warmup_steps = max(1, round(steps * warmup))
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    return peak * (steps - step) / max(1, steps - warmup_steps)
+
+
+def write_file(path, data):
+    """Write a file whole or not at all: under a temporary name, then renamed. data: str (as UTF-8) or bytes."""
+    temporary = Path(f"{path}.tmp{os.getpid()}")
+    try:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path, value):
+    write_file(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path):
+    """The object in a JSON file. Raises InputError if it is not there or not a JSON object."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: not a JSON object")
+    return value
+
+
+class Log:
+    """log.jsonl: one JSON object a line."""
+
+    def __init__(self, folder):
+        self.file = open(Path(folder) / "log.jsonl", "w", encoding="utf-8")
+
+    def write(self, **values):
+        print(json.dumps(values), file=self.file, flush=True)
+
+
+ELSEWHERE = ("out_dir", "cache_dir", "log_every")  # arguments that do not change what a run computes
+
+
+def finished_run(args):
+    """The record of the run that args.out_dir holds, or None if it holds no finished one.
+
+    Raises InputError if it holds another experiment, with the arguments that differ: nothing is overwritten."""
+    path = Path(args.out_dir) / "run.json"
+    if not path.exists():
+        return None
+    record = read_json(path)
+    old, new = record.get("arguments", {}), json.loads(json.dumps(vars(args)))
+    differ = [f"{key} {old.get(key)!r}, now {new.get(key)!r}"
+              for key in sorted(old.keys() | new.keys()) if key not in ELSEWHERE and old.get(key) != new.get(key)]
+    if differ:
+        raise InputError(f"{args.out_dir} holds another run ({'; '.join(differ)}): choose another --out_dir, or delete that one")
+    return record
+
+
+def finish_run(args, device, **figures):
+    """Write run.json, the last file of a run: its presence says that the run is complete."""
+    record = {
+        "arguments": vars(args), **figures,
+        "made_with": {"commit": git_commit(), "python": platform.python_version(), "torch": torch.__version__,
+                      "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+                      "threads": torch.get_num_threads()}}
+    write_json(Path(args.out_dir) / "run.json", record)
+    return record
+
+
+def git_commit():
+    """The commit of the code, "+" behind it if files differ from it; None outside a git checkout."""
+    def git(*words):
+        return subprocess.run(("git", "-C", Path(__file__).parent, *words), capture_output=True, text=True, check=True).stdout.strip()
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
