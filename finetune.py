@@ -84,10 +84,10 @@ def train(args, model, rows, labels, pad, device, log):
                 optimizer.zero_grad()
 
                 if step % args.log_every == 0 or step == steps - 1:
-                    if not np.isfinite(float(loss)):
+                    if not np.isfinite(loss.item()):
                         raise InputError(f"step {step}: the loss is not a finite number any more; lower --lr")
-                    log.write(step=step, epoch=epoch, lr=optimizer.param_groups[0]["lr"], loss=float(loss))
-                    progress.set_postfix(loss=f"{float(loss):.3f}", refresh=False)
+                    log.write(step=step, epoch=epoch, lr=optimizer.param_groups[0]["lr"], loss=loss.item())
+                    progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
                 progress.update()
                 step += 1
 

@@ -86,7 +86,7 @@ def train(args, student, teacher, blocks, device, log):
     # The authors' optimizer settings; the loss's mean is over the step, so the rate does not depend on --grad_accum.
     optimizer = torch.optim.AdamW(student.parameters(), betas=(0.9, 0.98), eps=1e-6, weight_decay=0.0, fused=True)
     student.train()
-    progress = trange(args.steps, desc=Path(args.out_dir).name, unit="step")
+    progress = trange(args.steps, desc="/".join(Path(args.out_dir).parts[-2:]), unit="step")
     for step in progress:
         input_ids, labels = blocks.training_batch(step, args.batch_size, args.mlm_prob, args.seed)
         tokens, masked = input_ids.numel(), int((labels != -100).sum())
