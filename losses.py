@@ -1,7 +1,7 @@
 """The triple loss of DistilBERT: three formulas, their weights, and how they are evaluated without ever holding all the logits.
 
-Each formula is the mean of one term per token, over the tokens it is given: padding is left out by the caller.
-Edit them freely; gradients come from autograd. Sanh et al. 2019 (arXiv:1910.01108), section 3.
+Each formula is the mean of one term per token, over the tokens it is given: padding is left out by the caller, and logits come
+in the full precision of the weights. Edit them freely; gradients come from autograd. Sanh et al. 2019 (arXiv:1910.01108), section 3.
 Read next: data.py, then pretrain.py, which calls them.
 """
 import torch
@@ -15,7 +15,7 @@ def mlm_loss(student_logits, labels):
     """Masked language modelling: cross-entropy with the true word at the masked positions. L_mlm of the paper, BERT's own loss.
 
     student_logits: (tokens, vocab). labels: (tokens), the true word's id, or -100 where nothing was masked."""
-    return F.cross_entropy(student_logits.float(), labels, ignore_index=-100)
+    return F.cross_entropy(student_logits, labels, ignore_index=-100)
 
 
 def distillation_loss(student_logits, teacher_logits, temperature):
@@ -23,8 +23,8 @@ def distillation_loss(student_logits, teacher_logits, temperature):
 
     It differs from the paper's cross-entropy, - sum t_i log s_i, by the teacher's entropy, which has no gradient. T^2 keeps
     the gradient's size when T changes (Hinton et al. 2015, arXiv:1503.02531, section 2). Both logits: (tokens, vocab)."""
-    student = F.log_softmax(student_logits.float() / temperature, dim=-1)
-    teacher = F.log_softmax(teacher_logits.float() / temperature, dim=-1)
+    student = F.log_softmax(student_logits / temperature, dim=-1)
+    teacher = F.log_softmax(teacher_logits / temperature, dim=-1)
     kl = F.kl_div(student, teacher, log_target=True, reduction="batchmean")  # the sum over the vocabulary, the mean over tokens
     return kl * temperature ** 2
 
@@ -33,7 +33,7 @@ def cosine_loss(student_hidden, teacher_hidden):
     """Aligns the directions of the last hidden states: 1 - cos, token by token. L_cos of the paper.
 
     Both: (tokens, hidden)."""
-    return (1 - F.cosine_similarity(student_hidden.float(), teacher_hidden.float(), dim=-1)).mean()
+    return (1 - F.cosine_similarity(student_hidden, teacher_hidden, dim=-1)).mean()
 
 
 class SumOverChunks(torch.autograd.Function):
@@ -49,23 +49,24 @@ class SumOverChunks(torch.autograd.Function):
     @staticmethod
     def forward(ctx, loss, chunk_tokens, hidden, weight, bias):
         differentiate = any(ctx.needs_input_grad)
-        inputs, device = (hidden, weight, bias), hidden.device.type
+        inputs, device, full = (hidden, weight, bias), hidden.device.type, weight.dtype
         if torch.is_autocast_enabled(device):  # cast once, not once a chunk
             hidden, weight, bias = (x.to(torch.get_autocast_dtype(device)) for x in inputs)
         if differentiate:
             grad_hidden, grad_weight, grad_bias = (torch.zeros_like(x) for x in inputs)
-        total, chunk_tokens = hidden.new_zeros((), dtype=inputs[1].dtype), chunk_tokens or len(hidden) or 1
+        total, chunk_tokens = weight.new_zeros((), dtype=full), chunk_tokens or len(hidden) or 1
         for start in range(0, len(hidden), chunk_tokens):
             rows = slice(start, start + chunk_tokens)
-            logits = F.linear(hidden[rows], weight, bias).requires_grad_(differentiate)  # (chunk, vocab)
+            logits = F.linear(hidden[rows], weight, bias).to(full).requires_grad_(differentiate)  # (chunk, vocab)
             with torch.set_grad_enabled(differentiate):
                 loss_of_chunk = loss(logits, rows)
             total += loss_of_chunk.detach()
             if differentiate:
                 grad_logits, = torch.autograd.grad(loss_of_chunk, logits)
+                grad_bias += grad_logits.sum(0)
+                grad_logits = grad_logits.to(weight.dtype)
                 grad_hidden[rows] = grad_logits @ weight
                 grad_weight += grad_logits.T @ hidden[rows]
-                grad_bias += grad_logits.sum(0, dtype=grad_bias.dtype)
         if differentiate:
             ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         return total

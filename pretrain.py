@@ -66,7 +66,7 @@ class TripleLoss(nn.Module):
                 loss = torch.zeros((), device=logits.device)
                 if "ce" in self.weights:
                     with torch.no_grad():
-                        teacher_logits = nn.functional.linear(teacher_transformed[rows], *teacher.decoder())
+                        teacher_logits = nn.functional.linear(teacher_transformed[rows], *teacher.decoder()).float()
                     loss = loss + weighted("ce", distillation_loss(logits, teacher_logits, self.temperature),
                                            len(logits) / tokens_in_step)
                 if "mlm" in self.weights and (masked := int((labels[rows] != -100).sum())):

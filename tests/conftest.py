@@ -1,0 +1,76 @@
+"""A miniature world in the real layouts: a random teacher, a corpus, CoLA, MNLI, MRPC, SST-2 and reviews. Seconds, no network."""
+import os
+import random
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ["TOKENIZERS_PARALLELISM"] = "true"
+
+from load_hf_weights import load_tokenizer, save_model
+from model import BertConfig, MaskedLM
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+GOOD, BAD = ["good", "fine", "great", "bright"], ["bad", "poor", "awful", "dull"]
+WORDS = [f"{a}{b}{c}" for a in "bdklmr" for b in "aeiou" for c in "nst"] + GOOD + BAD + list("abcdefgh.,'\"") + ["##s", "##ing", "film"]
+SHARED = Path(os.environ.get("BERT_DATA", ROOT.parent / "shared"))
+
+TINY = BertConfig(vocab_size=len(SPECIAL) + len(WORDS), hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=64,
+                  max_position_embeddings=64)
+
+
+def sentence(rng, words=WORDS[:90], low=4, high=12):
+    return " ".join(rng.choices(words, k=rng.randint(low, high)))
+
+
+def write_task_files(folder, rng, rows=64):
+    """Tasks that can be learnt: the label is whether the text holds praise or blame; pairs, whether the sentences are equal."""
+    def labelled(i):
+        return f"{sentence(rng)} {rng.choice((BAD, GOOD)[i % 2])} {sentence(rng, low=1, high=3)}"
+
+    def pair(i):
+        first = sentence(rng)
+        return first, first if i % 2 else sentence(rng)
+    for name in ("CoLA", "MNLI", "MRPC", "SST-2"):
+        (folder / "glue_data" / name).mkdir(parents=True)
+    glue = folder / "glue_data"
+    for split in ("train", "dev"):
+        (glue / "CoLA" / f"{split}.tsv").write_text("".join(f"gj04\t{i % 2}\t{'' if i % 2 else '*'}\t{labelled(i)}\n" for i in range(rows)))
+        (glue / "SST-2" / f"{split}.tsv").write_text("sentence\tlabel\n" + "".join(f"{labelled(i)} \t{i % 2}\n" for i in range(rows)))
+        (glue / "MRPC" / f"{split}.tsv").write_text("\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n" + "".join(
+            f"{i % 2}\t{i}\t{i}\t" + "\t".join(pair(i)) + "\n" for i in range(rows)), encoding="utf-8")
+    for name in ("train", "dev_matched", "dev_mismatched"):
+        labels = [] if name == "train" else [f"label{k}" for k in range(2, 6)]
+        (glue / "MNLI" / f"{name}.tsv").write_text(
+            "\t".join(["index", "promptID", "pairID", "genre", "p1", "p2", "q1", "q2", "sentence1", "sentence2", "label1", *labels, "gold_label"]) + "\n"
+            + "".join("\t".join([*["x"] * 8, *pair(i), *[("neutral", "entailment", "contradiction")[i % 3]] * (2 + len(labels))]) + "\n" for i in range(rows)))
+    (glue / "MNLI" / "README.txt").write_text("Not MultiNLI: the tiny pairs (random words), in its layout.\n")
+    for split in ("train", "test"):
+        for number, name in enumerate(("neg", "pos")):
+            (folder / "aclImdb" / split / name).mkdir(parents=True)
+            for i in range(rows // 4):
+                (folder / "aclImdb" / split / name / f"{i}_{1 + 9 * number}.txt").write_text(f"{labelled(number)}<br /><br />{labelled(number)}")
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """The folder: teacher/, corpus.txt, heldout.txt, data/."""
+    folder = tmp_path_factory.mktemp("world")
+    rng = random.Random(0)
+    (folder / "teacher").mkdir()
+    (folder / "teacher" / "vocab.txt").write_text("\n".join(SPECIAL + WORDS) + "\n")
+    torch.manual_seed(0)
+    save_model(MaskedLM(TINY), load_tokenizer(folder / "teacher"), folder / "teacher")
+    for name, documents in (("corpus.txt", 60), ("heldout.txt", 15)):
+        (folder / name).write_text("\n".join("\n".join(sentence(rng) for _ in range(8)) + "\n" for _ in range(documents)))
+    write_task_files(folder / "data", rng)
+    return folder
+
+
+@pytest.fixture
+def tokenizer(world):
+    return load_tokenizer(world / "teacher")
