@@ -23,7 +23,7 @@ from sklearn.linear_model import LogisticRegression
 
 import finetune
 import pretrain
-from data import TASKS, read_task
+from data import TASKS, read_dev, read_train
 from run import InputError, command_line, number, read_json, write_file, write_json
 
 # name: (heading, what it changes against the baseline, as arguments of pretrain.py). A line more is a variant more.
@@ -84,7 +84,7 @@ def measure_floors(args):
     for task in args.tasks:
         if task in floors:
             continue
-        train, dev = read_task(task, args.data_dir)
+        train, dev = read_train(task, args.data_dir), read_dev(task, args.data_dir)
         targets = np.array([example.label for example in train])
         majority = np.bincount(targets).argmax()
         # Each sentence of a pair has features of its own: the words of one, and the words of the other.

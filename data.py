@@ -175,7 +175,7 @@ class Task:
     text: tuple        # the columns of the one sentence, or of the two
     label: str | int
     labels: dict       # a label as the file writes it -> its name; the class number is its place (Hugging Face's order)
-    dev: tuple = ("dev.tsv",)
+    dev: tuple = ("dev.tsv",)  # the labelled files that are not for training
     max_length: int = 128
 
 
@@ -185,7 +185,7 @@ TASKS = {
     "mnli": Task("MNLI", "MNLI", ("sentence1", "sentence2"), "gold_label", NLI, ("dev_matched.tsv", "dev_mismatched.tsv")),
     "mrpc": Task("MRPC", "MRPC", ("#1 String", "#2 String"), "Quality", {"0": "not_equivalent", "1": "equivalent"}),
     "sst2": Task("SST-2", "SST-2", ("sentence",), "label", {"0": "negative", "1": "positive"}),
-    "imdb": Task("IMDb", "aclImdb", (), "", {"neg": "negative", "pos": "positive"}, ("test",), max_length=256),
+    "imdb": Task("IMDb", "aclImdb", (), "", {"neg": "negative", "pos": "positive"}, max_length=256),
 }
 
 
@@ -217,13 +217,18 @@ def task_title(task, data_dir):
     return TASKS[task].title
 
 
-def read_task(task, data_dir):
-    """(train, dev): train a list of Examples, dev {name of the set: list of Examples}. Raises InputError."""
+def read_train(task, data_dir):
+    """The training set, a list of Examples. Raises InputError."""
+    folder = task_folder(task, data_dir)
+    return read_reviews(folder / "train") if task == "imdb" else read_tsv(folder / "train.tsv", TASKS[task])
+
+
+def read_dev(task, data_dir):
+    """{name of the set: list of Examples}, of the labelled sets that are not for training. Raises InputError."""
     folder = task_folder(task, data_dir)
     if task == "imdb":
-        return read_reviews(folder / "train"), {"test": read_reviews(folder / "test")}
-    return (read_tsv(folder / "train.tsv", TASKS[task]),
-            {name.removesuffix(".tsv"): read_tsv(folder / name, TASKS[task]) for name in TASKS[task].dev})
+        return {"test": read_reviews(folder / "test")}
+    return {name.removesuffix(".tsv"): read_tsv(folder / name, TASKS[task]) for name in TASKS[task].dev}
 
 
 def read_tsv(path, task):

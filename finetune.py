@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from data import TASKS, collate, encode, read_task, shuffled_batches, sorted_batches, task_title
+from data import TASKS, collate, encode, read_dev, read_train, shuffled_batches, sorted_batches, task_title
 from load_hf_weights import load_model, load_tokenizer, save_model
 from model import Classifier
 from run import (InputError, Log, add_common_arguments, autocast, command_line, finish_run, finished_run, learning_rate, number,
@@ -126,11 +126,13 @@ def read_arguments(arguments):
 
 def load_data(args):
     """(training examples, {name of the set to score: examples}). Raises InputError."""
-    train, dev = read_task(args.task, args.data_dir)
+    train = read_train(args.task, args.data_dir)
     if args.tune:
         order = np.random.default_rng(0).permutation(len(train))
         cut = len(train) - max(1, len(train) // 10)
         train, dev = [train[i] for i in order[:cut]], {"train_tenth": [train[i] for i in order[cut:]]}
+    else:
+        dev = read_dev(args.task, args.data_dir)
     train = train[:args.train_rows]
     if len({example.label for example in train}) < 2:
         raise InputError(f"{args.data_dir}: the training rows of {args.task} are all of one class: there is nothing to learn")
@@ -145,10 +147,10 @@ def main(arguments):
         return record["results"]
     device = pick_device(args.device)
     train_set, dev_sets = load_data(args)
-    tokenizer = load_tokenizer(args.model)
     seed_torch(args.seed)  # the new pooler and classifier
     names = list(TASKS[args.task].labels.values())
     model = load_model(args.model, Classifier, new=("pooler", "classifier"), num_labels=len(names)).to(device)
+    tokenizer = load_tokenizer(args.model)
     if args.max_length > model.config.max_position_embeddings:
         raise InputError(f"--max_length {args.max_length}: {args.model} has {model.config.max_position_embeddings} positions")
     if args.attention_dropout is not None:

@@ -82,7 +82,8 @@ def train(args, student, teacher, blocks, device, log):
     """The loop. Raises InputError if the loss stops being a number."""
     weights = {term: getattr(args, f"alpha_{term}") for term in WEIGHTS if getattr(args, f"use_{term}")}
     triple_loss = TripleLoss(student, teacher, weights, args.temperature, args.chunk_tokens)
-    check_chunks(triple_loss, *blocks.training_batch(0, args.batch_size, args.mlm_prob, args.seed), device)
+    if args.chunk_tokens:
+        check_chunks(triple_loss, *blocks.training_batch(0, args.batch_size, args.mlm_prob, args.seed), device)
     # The authors' optimizer settings; the loss's mean is over the step, so the rate does not depend on --grad_accum.
     optimizer = torch.optim.AdamW(student.parameters(), betas=(0.9, 0.98), eps=1e-6, weight_decay=0.0, fused=True)
     student.train()
@@ -96,7 +97,8 @@ def train(args, student, teacher, blocks, device, log):
             with autocast(device, args.precision):
                 loss, part_terms = triple_loss(ids.to(device), part_labels, tokens, masked)
             loss.backward()
-            terms = {name: terms.get(name, 0.0) + term for name, term in part_terms.items()}
+            for name, term in part_terms.items():
+                terms[name] = terms.get(name, 0.0) + term
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, args.steps, args.lr, args.warmup)
         nn.utils.clip_grad_norm_(student.parameters(), args.clip)
@@ -114,16 +116,17 @@ def train(args, student, teacher, blocks, device, log):
 @torch.no_grad()
 def check_chunks(triple_loss, input_ids, labels, device):
     """Refuse a formula of losses.py that couples tokens: in chunks it would silently be another loss."""
-    rows, chunk_tokens = 2 + 2 * triple_loss.chunk_tokens // input_ids.shape[1], triple_loss.chunk_tokens
+    rows = 2 + 2 * triple_loss.chunk_tokens // input_ids.shape[1]  # two chunks and a ragged one
     ids, labels = input_ids[:rows].to(device), labels[:rows]
-    masked = max(1, int((labels != -100).sum()))
-    in_chunks = float(triple_loss.eval()(ids, labels, ids.numel(), masked)[0])
-    triple_loss.chunk_tokens = 0
-    at_once = float(triple_loss(ids, labels, ids.numel(), masked)[0])
-    triple_loss.chunk_tokens = chunk_tokens
-    if abs(in_chunks - at_once) > 1e-3 * abs(at_once):
-        raise InputError(f"the loss is {in_chunks:.6g} in chunks of --chunk_tokens {chunk_tokens} but {at_once:.6g} at once: a formula "
-                         "in losses.py is no mean over tokens; use --chunk_tokens 0")
+
+    def terms(chunk_tokens):
+        loss = TripleLoss(triple_loss.student, *triple_loss.teacher, triple_loss.weights, triple_loss.temperature, chunk_tokens)
+        return loss.eval()(ids, labels, ids.numel(), max(1, int((labels != -100).sum())))[1]
+    at_once = terms(0)
+    for name, in_chunks in terms(triple_loss.chunk_tokens).items():
+        if not torch.isclose(in_chunks, at_once[name], rtol=1e-3, atol=1e-5):
+            raise InputError(f"the loss {name} is {in_chunks:.6g} in chunks of --chunk_tokens {triple_loss.chunk_tokens} but "
+                             f"{at_once[name]:.6g} at once: its formula in losses.py is no mean over tokens; use --chunk_tokens 0")
 
 
 @torch.no_grad()

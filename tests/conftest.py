@@ -13,6 +13,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "true"
 
 from load_hf_weights import load_tokenizer, save_model
 from model import BertConfig, MaskedLM
+from run import command_line
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 GOOD, BAD = ["good", "fine", "great", "bright"], ["bad", "poor", "awful", "dull"]
@@ -64,7 +65,11 @@ def world(tmp_path_factory):
     (folder / "teacher").mkdir()
     (folder / "teacher" / "vocab.txt").write_text("\n".join(SPECIAL + WORDS) + "\n")
     torch.manual_seed(0)
-    save_model(MaskedLM(TINY), load_tokenizer(folder / "teacher"), folder / "teacher")
+    teacher = MaskedLM(TINY)
+    for parameter in teacher.parameters():
+        if parameter.dim() > 1:
+            parameter.data *= 6  # random weights, but large: an opinion on every word, to be distilled
+    save_model(teacher, load_tokenizer(folder / "teacher"), folder / "teacher")
     for name, documents in (("corpus.txt", 60), ("heldout.txt", 15)):
         (folder / name).write_text("\n".join("\n".join(sentence(rng) for _ in range(8)) + "\n" for _ in range(documents)))
     write_task_files(folder / "data", rng)
@@ -74,3 +79,15 @@ def world(tmp_path_factory):
 @pytest.fixture
 def tokenizer(world):
     return load_tokenizer(world / "teacher")
+
+
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """refused(module, arguments) -> the one line that a command prints when it refuses to run; it must end with status 2."""
+    def run(module, *arguments):
+        monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            command_line(module.main)
+        assert stop.value.code == 2
+        return capsys.readouterr().err.strip().splitlines()[-1]
+    return run

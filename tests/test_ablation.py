@@ -1,0 +1,166 @@
+"""ablation.py, the whole experiment on the miniature world; the report's arithmetic by another road."""
+import json
+import re
+import shlex
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import scipy.stats
+import sklearn.metrics
+
+import ablation
+from conftest import ROOT
+from load_hf_weights import load_model, read_config
+from run import InputError
+
+
+def arguments(world, out_dir, *more):
+    return [str(x) for x in (
+        "--preset", "mini", "--teacher", world / "teacher", "--corpus", world / "corpus.txt", "--heldout", world / "heldout.txt",
+        "--data_dir", world / "data", "--out_dir", out_dir, "--precision", "fp32", "--device", "cpu",
+        "--pretrain_args", f"--steps 3 --batch_size 4 --max_length 32 --cache_dir {world / 'cache'}",
+        "--finetune_args", "--epochs 1 --max_length 32", *more)]
+
+
+@pytest.fixture(scope="module")
+def experiment(world, tmp_path_factory):
+    """(folder, what was printed) of the five variants on the four tasks, one seed."""
+    out_dir = tmp_path_factory.mktemp("runs") / "mini"
+    run = subprocess.run([sys.executable, ROOT / "ablation.py", *arguments(world, out_dir)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return out_dir, run.stdout
+
+
+def test_every_student_and_every_fine_tuning_is_there(experiment):
+    out_dir, _ = experiment
+    students = [out_dir / variant / "seed0" for variant in ablation.VARIANTS]
+    for student in students:
+        assert read_config(student).num_hidden_layers == 2 and (student / "tokenizer.json").exists()
+    for model in (out_dir / "teacher" / "seed0", *students):
+        for task in ("cola", "mnli", "mrpc", "imdb"):
+            assert all((model / task / name).exists() for name in ("model.safetensors", "results.json", "predictions.tsv", "run.json"))
+
+
+def test_each_variant_changes_exactly_one_thing(experiment):
+    out_dir, _ = experiment
+    runs = {variant: json.loads((out_dir / variant / "seed0" / "run.json").read_text())["arguments"] for variant in ablation.VARIANTS}
+    changed = {variant: {key: value for key, value in run.items() if key != "out_dir" and value != runs["full"][key]} for variant, run in runs.items()}
+    assert changed == {"full": {}, "no_cos": {"use_cos": 0}, "no_ce": {"use_ce": 0}, "no_mlm": {"use_mlm": 0}, "random_init": {"init": "random"}}
+
+
+def test_the_printed_commands_do_the_same_alone(experiment, tmp_path):
+    out_dir, printed = experiment
+    commands = [line[2:] for line in printed.splitlines() if line.startswith("$ python ")]
+    assert len(commands) == 5 + 6 * 4
+    command = next(c for c in commands if "pretrain.py" in c and "--use_ce 0" in c)
+    words = [word if word != str(out_dir / "no_ce" / "seed0") else str(tmp_path / "alone") for word in shlex.split(command)]
+    subprocess.run([sys.executable, str(ROOT / words[1]), *words[2:]], check=True, capture_output=True)
+    assert (tmp_path / "alone" / "model.safetensors").read_bytes() == (out_dir / "no_ce" / "seed0" / "model.safetensors").read_bytes()
+
+
+def test_a_second_call_runs_nothing_and_reports_the_same(experiment, world, monkeypatch):
+    out_dir, _ = experiment
+    monkeypatch.setattr("pretrain.train", None)  # called, they would fail
+    monkeypatch.setattr("finetune.train", None)
+    before = (out_dir / "report.md").read_bytes()
+    ablation.main(arguments(world, out_dir))
+    assert (out_dir / "report.md").read_bytes() == before
+    with pytest.raises(InputError, match="holds another run"):
+        ablation.main(arguments(world, out_dir, "--finetune_args", "--epochs 2"))
+
+
+def test_the_report_says_what_it_shows(experiment):
+    out_dir, printed = experiment
+    report = (out_dir / "report.md").read_text()
+    assert "| model | CoLA | tiny pairs | MRPC | macro | IMDb |" in report  # MNLI's folder holds a stand-in, and says so
+    assert "Macro: the mean of CoLA, tiny pairs, MRPC." in report
+    assert "paper's Table 4 (GLUE macro)" in report and "| -2.96 |" in report and "With one seed the report cannot see" in report
+    for title, _ in ablation.VARIANTS.values():
+        assert report.count(f"| {title} |") in (2, 3)
+    assert "(majority)" in report and "(TF-IDF)" in report and "| variant |" in printed
+    for name in ("ablation.png", "losses.png"):
+        assert (out_dir / name).read_bytes().startswith(b"\x89PNG") and (out_dir / name).stat().st_size > 20_000
+
+
+def test_the_reports_numbers_are_those_of_the_runs(experiment):
+    out_dir, _ = experiment
+    summary = json.loads((out_dir / "results.json").read_text())
+    for model in ("teacher", *ablation.VARIANTS):
+        scores = {task: json.loads((out_dir / model / "seed0" / task / "results.json").read_text())["score"] for task in ("cola", "mnli", "mrpc", "imdb")}
+        shown = {task: value["mean"] for task, value in summary["models"][model].items()}
+        assert shown == pytest.approx({**scores, "macro": np.mean([scores["cola"], scores["mnli"], scores["mrpc"]])})
+        if model != "full":
+            for column, value in summary["differences"][model].items():
+                assert value["difference"] == pytest.approx(shown[column] - summary["models"]["full"][column]["mean"])
+                assert value["low"] - 1e-9 <= value["difference"] + 15 and value["low"] <= value["high"]
+    assert summary["floors"]["imdb"]["majority"] == 50 and summary["floors"]["cola"]["majority"] == 0
+    assert summary["floors"]["imdb"]["TF-IDF"] > 80  # the label is a word of praise or blame
+
+
+def outcome(predictions, targets):
+    return {"scores": np.array([100 * np.mean(predictions == targets)]), "sets": [{"dev": (predictions, targets)}]}
+
+
+def test_the_bootstrap_interval_against_scipy():
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 2, 400)
+    strong = np.where(rng.random(400) < 0.9, targets, 1 - targets)
+    weak = np.where(rng.random(400) < 0.8, targets, 1 - targets)
+    drawn = ablation.differences("sst2", outcome(weak, targets), outcome(strong, targets))
+    value = ablation.interval(100 * ((weak == targets).mean() - (strong == targets).mean()), drawn, seeds=1)
+    reference = scipy.stats.bootstrap((100 * ((weak == targets).astype(float) - (strong == targets)),), np.mean, method="percentile").confidence_interval
+    assert (value["low"], value["high"]) == pytest.approx((reference.low, reference.high), abs=0.6)
+    assert "noise" not in ablation.show_difference(value)
+    same = ablation.interval(0.0, ablation.differences("sst2", outcome(weak, targets), outcome(weak, targets)), seeds=1)
+    assert ablation.show_difference(same) == "+0.0 [+0.0, +0.0] noise"
+
+
+def test_the_t_interval_against_scipy():
+    variant, baseline = {"scores": np.array([50.0, 53.0, 49.0])}, {"scores": np.array([55.0, 56.0, 55.5])}
+    value = ablation.interval(-4.5 - 1 / 3, ablation.differences("sst2", variant, baseline), seeds=3)
+    reference = scipy.stats.ttest_rel(variant["scores"], baseline["scores"]).confidence_interval(0.95)
+    assert (value["low"], value["high"]) == pytest.approx((reference.low, reference.high))
+
+
+def test_several_seeds(world, tmp_path):
+    ablation.main(arguments(world, tmp_path, "--seeds", 2, "--tasks", "mrpc", "--variants", "full,no_mlm"))
+    summary = json.loads((tmp_path / "results.json").read_text())
+    scores = [json.loads((tmp_path / "no_mlm" / f"seed{k}" / "mrpc" / "results.json").read_text())["score"] for k in (0, 1)]
+    assert summary["models"]["no_mlm"]["mrpc"] == pytest.approx({"mean": np.mean(scores), "sd": np.std(scores, ddof=1)})
+    report = (tmp_path / "report.md").read_text()
+    assert "a paired t interval over n = 2 seeds" in report and re.search(r"\| full \(baseline\) \| \d+\.\d ± \d+\.\d ", report)
+    first, second = (load_model(tmp_path / "full" / f"seed{k}").bert.layers[0].qkv.weight for k in (0, 1))
+    assert not first.equal(second)
+
+
+def test_a_report_of_what_is_done_so_far(world, experiment, tmp_path, capsys):
+    out_dir, _ = experiment
+    with pytest.raises(InputError, match="nothing to report yet"):
+        ablation.main(arguments(world, tmp_path, "--report_only"))
+    (tmp_path / "full").symlink_to(out_dir / "full")
+    (tmp_path / "no_ce").symlink_to(out_dir / "no_ce")
+    ablation.main(arguments(world, tmp_path, "--report_only"))
+    assert "no distillation loss" in capsys.readouterr().out and "cosine loss |" in (tmp_path / "report.md").read_text()
+
+
+def test_the_floor_against_scikit_learns_own_metrics(world, tmp_path):
+    args = ablation.read_arguments(arguments(world, tmp_path, "--tasks", "mrpc"))
+    floors = ablation.measure_floors(args)
+    ones = [1] * 32 + [0] * 32
+    assert floors["mrpc"]["majority"] == pytest.approx(100 * np.mean([  # half of the rows are 1; argmax takes the first of equals, 0
+        sklearn.metrics.f1_score(ones, [0] * 64, zero_division=0), sklearn.metrics.accuracy_score(ones, [0] * 64)]))
+
+
+@pytest.mark.parametrize("more, message", [
+    (["--preset", "minni"], "unknown preset 'minni'; did you mean mini"),
+    (["--variants", "full,no_coss"], "unknown variant 'no_coss'; did you mean no_cos"),
+    (["--tasks", "cola,mrcp"], "unknown task 'mrcp'; did you mean mrpc"),
+    (["--variants", "no_cos"], "--variants must hold full"),
+    (["--seeds", "three"], "--seeds: invalid whole number value: 'three'"),
+    (["--teacher", "nowhere"], "nowhere/config.json: no such file"),
+    (["--data_dir", "nowhere"], "nowhere: holds no folder CoLA"),
+])
+def test_wrong_arguments_end_in_one_line_and_status_2(world, tmp_path, refused, more, message):
+    assert re.search(message, refused(ablation, *arguments(world, tmp_path / "out", *more)))

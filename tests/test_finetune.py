@@ -1,0 +1,152 @@
+"""finetune.py: the metrics against scikit-learn, the loop on the miniature world's tasks."""
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import sklearn.metrics
+import torch
+import transformers
+
+import finetune
+from conftest import TINY
+from data import collate, encode, read_dev
+from finetune import accuracy, f1, matthews, predict, score
+from load_hf_weights import load_model
+from model import Classifier
+from run import InputError
+
+RANDOM = np.random.default_rng(0)
+PAIRS = {
+    "random": (RANDOM.integers(0, 2, 500), RANDOM.integers(0, 2, 500)),
+    "mostly right": ((RANDOM.random(500) < 0.9) * RANDOM.integers(0, 2, 500), RANDOM.integers(0, 2, 500)),
+    "all right": (np.array([0, 1, 1]), np.array([0, 1, 1])),
+    "all wrong": (np.array([1, 0, 0]), np.array([0, 1, 1])),
+    "predicted constant 0": (np.zeros(9, int), RANDOM.integers(0, 2, 9)),
+    "predicted constant 1": (np.ones(9, int), RANDOM.integers(0, 2, 9)),
+    "no positive at all": (np.zeros(4, int), np.zeros(4, int)),
+    "large": (RANDOM.integers(0, 2, 400_000), RANDOM.integers(0, 2, 400_000)),  # the margins' product passes 2**63
+}
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_metrics_against_scikit_learn(pair):
+    predictions, targets = PAIRS[pair]
+    assert accuracy(predictions, targets) == pytest.approx(sklearn.metrics.accuracy_score(targets, predictions), abs=1e-12)
+    assert f1(predictions, targets) == pytest.approx(sklearn.metrics.f1_score(targets, predictions, zero_division=0), abs=1e-12)
+    if len(set(predictions) | set(targets)) > 1:
+        assert matthews(predictions, targets) == pytest.approx(sklearn.metrics.matthews_corrcoef(targets, predictions), abs=1e-12)
+
+
+def test_scores_are_means_as_gluess_leaderboard_forms_them():
+    predictions, targets = PAIRS["random"]
+    assert score("mrpc", {"dev": (predictions, targets)}) == pytest.approx(50 * (f1(predictions, targets) + accuracy(predictions, targets)))
+    assert score("mnli", {"m": (targets, targets), "mm": (1 - targets, targets)}) == pytest.approx(50)
+    assert score("cola", {"dev": (targets, targets)}) == pytest.approx(100)
+
+
+@pytest.fixture
+def tune(world, tmp_path):
+    """tune(name, task, more arguments) -> the results; the run's folder is tmp_path / name."""
+    def run(name, task, *more):
+        return finetune.main([str(x) for x in (
+            "--model", world / "teacher", "--task", task, "--data_dir", world / "data", "--out_dir", tmp_path / name,
+            "--max_length", 32, "--batch_size", 8, "--precision", "fp32", "--device", "cpu", *more)])
+    return run
+
+
+@pytest.mark.parametrize("task, sets, metrics", [
+    ("cola", ["dev"], ["matthews"]), ("sst2", ["dev"], ["accuracy"]), ("imdb", ["test"], ["accuracy"]),
+    ("mnli", ["dev_matched", "dev_mismatched"], ["accuracy"]), ("mrpc", ["dev"], ["f1", "accuracy"])])
+def test_every_task_runs_and_leaves_its_results(tune, tmp_path, task, sets, metrics):
+    results = tune("run", task, "--epochs", 1)
+    assert results == json.loads((tmp_path / "run" / "results.json").read_text())
+    assert list(results["sets"]) == sets and all(list(figures) == ["rows", *metrics] for figures in results["sets"].values())
+    lines = (tmp_path / "run" / "predictions.tsv").read_text().splitlines()
+    assert len(lines) == 1 + sum(figures["rows"] for figures in results["sets"].values())
+    right = [line.split("\t")[2] == line.split("\t")[3] for line in lines[1:]]
+    if metrics == ["accuracy"]:
+        assert results["score"] == pytest.approx(100 * np.mean(right))  # equally large sets
+    assert sorted(f.name for f in (tmp_path / "run").iterdir()) == [
+        "config.json", "log.jsonl", "model.safetensors", "predictions.tsv", "results.json", "run.json", "tokenizer.json",
+        "tokenizer_config.json", "vocab.txt"]
+
+
+def test_it_learns_what_can_be_learnt(tune):
+    assert tune("run", "sst2", "--epochs", 30, "--lr", "3e-3")["score"] > 70  # by chance: 50
+
+
+def test_predictions_do_not_depend_on_batches_and_stand_in_the_files_order(tune, tokenizer, world, tmp_path):
+    tune("run", "cola", "--epochs", 1)
+    model = load_model(tmp_path / "run", Classifier)
+    rows = encode(read_dev("cola", world / "data")["dev"], tokenizer, 32)
+    with torch.no_grad():
+        one_by_one = [int(model(*collate([row], 0)).argmax()) for row in rows]
+    for batch_size in (1, 7, 64):
+        assert predict(model, rows, 0, torch.device("cpu"), "fp32", batch_size).tolist() == one_by_one
+    names = [line.split("\t")[2] for line in (tmp_path / "run" / "predictions.tsv").read_text().splitlines()[1:]]
+    assert names == [("unacceptable", "acceptable")[i] for i in one_by_one]
+    reference = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "run").eval()
+    inputs = collate(rows[:9], 0)
+    with torch.no_grad():
+        assert (reference(**dict(zip(("input_ids", "attention_mask", "token_type_ids"), inputs))).logits - model(*inputs)).abs().max() < 1e-5
+    assert reference.config.id2label == {0: "unacceptable", 1: "acceptable"}
+
+
+def test_the_same_command_gives_the_same_bytes_and_another_seed_others(tune, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        tune(name, "cola", "--epochs", 1, "--seed", seed)
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in "abc"]
+    assert files[0] == files[1] != files[2]
+
+
+def test_tune_scores_a_tenth_of_train_and_never_opens_the_dev_set(world, tmp_path):
+    data_dir = shutil.copytree(world / "data", tmp_path / "data")
+    dev = data_dir / "glue_data" / "CoLA" / "dev.tsv"
+    dev.unlink()
+    arguments = ["--model", str(world / "teacher"), "--task", "cola", "--data_dir", str(data_dir), "--epochs", "1", "--max_length", "32",
+                 "--out_dir"]
+    results = finetune.main([*arguments, str(tmp_path / "out"), "--tune"])
+    assert results["train_rows"] == 58 and list(results["sets"]) == ["train_tenth"] and results["sets"]["train_tenth"]["rows"] == 6
+    with pytest.raises(InputError, match="dev.tsv: no such file"):
+        finetune.main([*arguments, str(tmp_path / "other")])
+
+
+def test_attention_dropout_is_set_and_the_config_kept(tune, world, tmp_path):
+    tune("run", "cola", "--epochs", 1, "--attention_dropout", 0)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["attention_probs_dropout_prob"] == TINY.attention_probs_dropout_prob
+    tune("other", "cola", "--epochs", 1)
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() != (tmp_path / "other" / "model.safetensors").read_bytes()
+
+
+def test_a_finished_run_is_kept_and_another_one_refused(tune, capsys):
+    results = tune("run", "cola", "--epochs", 1)
+    assert tune("run", "cola", "--epochs", 1) == results and "done before" in capsys.readouterr().out
+    with pytest.raises(InputError, match="holds another run .*task 'cola', now 'sst2'"):
+        tune("run", "sst2", "--epochs", 1)
+
+
+@pytest.mark.parametrize("more, message", [
+    (["--model", "nowhere"], "nowhere/config.json: no such file"),
+    (["--data_dir", "nowhere"], "nowhere: holds no folder CoLA"),
+    (["--task", "colla"], "--task: invalid choice: 'colla'.*cola"),
+    (["--epochs", "0"], "--epochs: 0 is not a number at least 1"),
+    (["--lr", "0"], "--lr: 0 is not a number above 0"),
+    (["--max_length", "4"], "--max_length: 4 is not a number at least 5"),
+    (["--max_length", "65"], "--max_length 65: .*teacher has 64 positions"),
+    (["--train_rows", "1"], "all of one class"),
+])
+def test_wrong_arguments_end_in_one_line_and_status_2(world, tmp_path, monkeypatch, refused, more, message):
+    monkeypatch.chdir(tmp_path)
+    line = refused(finetune, "--model", world / "teacher", "--task", "cola", "--data_dir", world / "data", "--out_dir", "out",
+                   "--max_length", 32, *more)
+    assert re.search(message, line), line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_cannot_write_leaves_one_line(world, tmp_path, refused):
+    (tmp_path / "file").write_text("")
+    line = refused(finetune, "--model", world / "teacher", "--task", "cola", "--data_dir", world / "data", "--out_dir", tmp_path / "file" / "x",
+                   "--max_length", 32)
+    assert "file/x: Not a directory" in line

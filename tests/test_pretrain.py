@@ -1,0 +1,219 @@
+"""pretrain.py, run for real on the miniature world."""
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import pretrain
+from conftest import ROOT, TINY
+from load_hf_weights import load_model, read_config
+from losses import WEIGHTS, cosine_loss, distillation_loss, mlm_loss
+from model import make_student
+from pretrain import TripleLoss
+from run import InputError, learning_rate
+
+
+@pytest.fixture
+def distil(world, tmp_path):
+    """distil(name, more arguments) -> the record; the run's folder is tmp_path / name."""
+    def run(name, *more, teacher=world / "teacher"):
+        return pretrain.main([str(x) for x in (
+            "--teacher", teacher, "--corpus", world / "corpus.txt", "--heldout", world / "heldout.txt", "--out_dir", tmp_path / name,
+            "--cache_dir", world / "cache", "--max_length", 32, "--batch_size", 8, "--steps", 4, "--chunk_tokens", 50,
+            "--precision", "fp32", "--device", "cpu", *more)])
+    return run
+
+
+def weights(folder):
+    return load_model(folder).state_dict()
+
+
+def same(a, b, tolerance=0.0):
+    return all((a[name] - b[name]).abs().max() <= tolerance for name in a)
+
+
+def log_of(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_distillation_brings_the_student_nearer_to_its_teacher(distil, world, tmp_path):
+    record = distil("run", "--steps", 60, "--lr", "3e-3")
+    before, after = record["heldout_before"], record["heldout_after"]
+    assert after["ce"] < 0.7 * before["ce"] and after["cos"] < 0.7 * before["cos"] and after["mlm"] < before["mlm"]
+    assert before["teacher_mlm_accuracy"] == after["teacher_mlm_accuracy"]
+    assert record == json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["arguments"]["steps"] == 60 and record["made_with"]["torch"] == torch.__version__
+    assert read_config(tmp_path / "run").num_hidden_layers == 2
+    lines = log_of(tmp_path / "run")
+    assert [line["step"] for line in lines] == [0, *range(0, 60, 10), 59, 60]
+    assert lines[1]["cos"] > lines[-2]["cos"] and all(lines[1][term] > 0 for term in ("ce", "mlm", "cos"))
+    assert sorted(f.name for f in (tmp_path / "run").iterdir()) == [
+        "config.json", "log.jsonl", "model.safetensors", "run.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"]
+
+
+def test_from_scratch_learns_the_language(distil, world, tmp_path):
+    record = distil("scratch", "--config", world / "teacher", "--steps", 60, "--lr", "3e-3", teacher="none")
+    assert record["heldout_after"]["mlm"] < record["heldout_before"]["mlm"] - 0.1
+    assert set(record["heldout_after"]) == {"mlm", "mlm_accuracy"}
+    assert read_config(tmp_path / "scratch").num_hidden_layers == TINY.num_hidden_layers
+
+
+def test_the_same_command_gives_the_same_bytes_and_another_seed_others(distil, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        distil(name, "--seed", seed)
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in "abc"]
+    assert files[0] == files[1] != files[2]
+
+
+def no_dropout(world, folder):
+    """The teacher, with a config that knows no dropout."""
+    folder.mkdir()
+    for file in (world / "teacher").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}))
+    return folder
+
+
+def test_accumulation_and_chunks_change_nothing(distil, world, tmp_path):
+    teacher = no_dropout(world, tmp_path / "teacher")
+    more = ("--mlm_prob", 0.05, "--log_every", 1)  # few masks: parts and chunks have unequal counts, some none
+    distil("whole", *more, "--chunk_tokens", 0, teacher=teacher)
+    distil("parts", *more, "--grad_accum", 3, teacher=teacher)
+    for one, other in zip(log_of(tmp_path / "whole"), log_of(tmp_path / "parts")):
+        assert all(one[term] == pytest.approx(other[term], rel=1e-4) for term in ("ce", "mlm", "cos") if term in one)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"), 2e-5)
+    assert not same(weights(tmp_path / "whole"), make_student(load_model(teacher)).state_dict(), 1e-3)  # it has moved at all
+
+
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    input_ids = torch.randint(5, TINY.vocab_size, (4, 16), generator=generator)
+    return input_ids, torch.where(torch.rand(4, 16, generator=generator) < 0.2, input_ids, -100)
+
+
+@pytest.mark.parametrize("terms", ["ce mlm cos", "ce mlm", "mlm cos", "ce cos", "mlm", "ce", "cos"])
+def test_the_triple_loss_is_the_weighted_sum_of_the_formulas_on_full_logits(world, terms):
+    teacher = load_model(world / "teacher").requires_grad_(False)
+    student = make_student(teacher).eval()
+    input_ids, labels = batch()
+    active = {term: WEIGHTS[term] for term in terms.split()}
+    total, logged = TripleLoss(student, teacher, active, 2.0, 7)(input_ids, labels, labels.numel(), int((labels != -100).sum()))
+    student_hidden, teacher_hidden = student.bert(input_ids).flatten(0, 1), teacher.bert(input_ids).flatten(0, 1)
+    student_logits, teacher_logits = student(input_ids).flatten(0, 1), teacher(input_ids).flatten(0, 1)
+    plain = {"ce": distillation_loss(student_logits, teacher_logits, 2.0), "mlm": mlm_loss(student_logits, labels.flatten()),
+             "cos": cosine_loss(student_hidden, teacher_hidden)}
+    expected = sum(weight * plain[term] for term, weight in active.items())
+    assert {name: value.item() for name, value in logged.items()} == pytest.approx({term: plain[term].item() for term in active}, rel=1e-5)
+    assert total.item() == pytest.approx(expected.item(), rel=1e-5)
+    parameters = list(student.parameters())
+    for grad, wanted in zip(torch.autograd.grad(total, parameters, allow_unused=True), torch.autograd.grad(expected, parameters, allow_unused=True)):
+        assert (grad is None) == (wanted is None)
+        assert grad is None or (grad - wanted).abs().max() < 1e-5 * max(1.0, wanted.abs().max())
+
+
+@pytest.mark.parametrize("terms, teacher_body, teacher_head, student_rows", [
+    ("ce mlm cos", 1, 1, "all"), ("mlm cos", 1, 0, "masked"), ("ce", 1, 1, "all"), ("mlm", 0, 0, "masked"), ("cos", 1, 0, None)])
+def test_only_what_is_needed_is_computed(world, terms, teacher_body, teacher_head, student_rows):
+    teacher = load_model(world / "teacher").requires_grad_(False)
+    student, ran = make_student(teacher), {"body": 0, "head": 0, "rows": None}
+    teacher.bert.layers[0].register_forward_hook(lambda *_: ran.update(body=ran["body"] + 1))
+    teacher.head.dense.register_forward_hook(lambda *_: ran.update(head=ran["head"] + 1))
+    student.head.dense.register_forward_hook(lambda _, inputs, __: ran.update(rows=len(inputs[0])))
+    input_ids, labels = batch()
+    masked = int((labels != -100).sum())
+    TripleLoss(student, teacher, {term: 1.0 for term in terms.split()}, 2.0, 7)(input_ids, labels, labels.numel(), masked)
+    assert ran == {"body": teacher_body, "head": teacher_head, "rows": {"all": labels.numel(), "masked": masked, None: None}[student_rows]}
+
+
+def test_the_teacher_is_never_trained_nor_given_dropout(world):
+    teacher = load_model(world / "teacher").requires_grad_(False)
+    student = make_student(teacher)
+    loss = TripleLoss(student, teacher, WEIGHTS, 2.0, 7).train()
+    assert student.training and not teacher.training and not set(map(id, teacher.parameters())) & set(map(id, loss.parameters()))
+
+
+def test_a_step_without_a_masked_token_is_no_error(distil, tmp_path):
+    distil("run", "--mlm_prob", 0, "--log_every", 1)
+    assert log_of(tmp_path / "run")[1].get("mlm", 0) == 0 and log_of(tmp_path / "run")[1]["ce"] > 0
+    distil("all", "--mlm_prob", 1)
+
+
+def test_a_formula_that_couples_tokens_is_refused_in_chunks_and_allowed_without(distil, monkeypatch):
+    def couples(student_logits, teacher_logits, temperature):
+        return (student_logits.mean(0) - teacher_logits.mean(0)).square().sum() * 100
+    monkeypatch.setattr(pretrain, "distillation_loss", couples)
+    with pytest.raises(InputError, match="--chunk_tokens 0"):
+        distil("coupled")
+    distil("unchunked", "--chunk_tokens", 0)
+
+
+def test_bf16_follows_fp32(distil, tmp_path):
+    for precision in ("fp32", "bf16"):
+        distil(precision, "--steps", 30, "--lr", "2e-3", "--precision", precision, "--log_every", 1)
+    curves = [[(line["ce"], line["mlm"], line["cos"]) for line in log_of(tmp_path / p) if "ce" in line] for p in ("fp32", "bf16")]
+    assert torch.tensor(curves[1]).allclose(torch.tensor(curves[0]), rtol=0.05, atol=0.01)
+
+
+def test_a_finished_run_is_kept_and_another_one_refused(distil, tmp_path, capsys):
+    record = distil("run")
+    written = (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns
+    assert distil("run") == record and "done before" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"holds another run \(steps 4, now 5; temperature 2.0, now 3.0\)"):
+        distil("run", "--steps", 5, "--temperature", 3)
+    assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(distil, tmp_path):
+    with pytest.raises(InputError, match="not a finite number"):
+        distil("run", "--lr", "1e30", "--steps", 40, "--clip", "1e30", "--log_every", 1)
+    assert not (tmp_path / "run" / "run.json").exists() and not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_learning_rate():
+    rates = [learning_rate(step, 100, 2.0, 0.05) for step in range(100)]
+    assert rates[:5] == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0]) and max(rates) == 2.0
+    assert rates[5:] == sorted(rates[5:], reverse=True) and rates[-1] == pytest.approx(2 / 95)
+    assert learning_rate(0, 1, 2.0, 0.0) == 2.0
+
+
+@pytest.mark.parametrize("more, message", [
+    (["--teacher", "nowhere"], "nowhere/config.json: no such file"),
+    (["--corpus", "nowhere.txt"], "nowhere.txt: no such file or folder"),
+    (["--max_length", "65"], "--max_length 65: .*teacher has 64 positions"),
+    (["--max_length", "2"], "--max_length: 2 is not a number at least 3"),
+    (["--steps", "0"], "--steps: 0 is not a number at least 1"),
+    (["--steps", "many"], "--steps: invalid whole number value: 'many'"),
+    (["--lr", "-1"], "--lr: -1 is not a number above 0"),
+    (["--lr", "nan"], "--lr: nan is not a number above 0"),
+    (["--temperature", "0"], "--temperature: 0 is not a number above 0"),
+    (["--mlm_prob", "1.5"], "--mlm_prob: 1.5 is not a number at least 0 and at most 1"),
+    (["--use_mlm", "0", "--use_ce", "0", "--use_cos", "0"], "all three losses are off"),
+    (["--layers", "0,4"], "--layers: the teacher has layers 0 to 3, not 4"),
+    (["--layers", "a"], "--layers: invalid"),
+    (["--grad_accum", "99", "--batch_size", "8"], "--grad_accum 99 is more parts"),
+    (["--config", "x"], "--config goes with --teacher none"),
+    (["--teacher", "none"], "--teacher none needs --config"),
+    (["--heldout", "short.txt"], "--heldout: 2 tokens are too few for blocks of --max_length 32"),
+    (["--device", "cuda"], "--device cuda: torch finds no such device") if not torch.cuda.is_available() else (["--steps", "-3"], "-3"),
+])
+def test_wrong_arguments_end_in_one_line_and_status_2(world, tmp_path, monkeypatch, refused, more, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "short.txt").write_text("good\n")
+    line = refused(pretrain, "--teacher", world / "teacher", "--corpus", world / "corpus.txt", "--out_dir", "out", "--max_length", 32,
+                   "--steps", 2, *more)
+    assert re.search(message, line), line
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_itself(world, tmp_path):
+    def command(*more):
+        return subprocess.run([sys.executable, ROOT / "pretrain.py", "--teacher", world / "teacher", "--corpus", world / "corpus.txt",
+                               "--out_dir", "out", "--max_length", "32", "--steps", "2", *more], cwd=tmp_path, capture_output=True, text=True)
+    bad = command("--layers", "0,9")
+    assert bad.returncode == 2 and bad.stderr == "pretrain.py: error: --layers: the teacher has layers 0 to 3, not 9\n"
+    good = command()
+    assert good.returncode == 0 and "held out, ce" in good.stdout and (tmp_path / "out" / "run.json").exists()
