@@ -37,7 +37,7 @@ def text_files(paths):
 
 
 def lines(file, progress):
-    """A file's lines, "" where a document ends; a very long line comes in several pieces, cut at white space. Raises InputError."""
+    """A file's lines, "" where a document ends; a very long line comes in pieces, cut at spaces. Raises InputError."""
     carried = ""
     with open(file, encoding="utf-8-sig") as text:  # a byte-order mark is not text; \r\n reads as \n
         try:
@@ -60,7 +60,8 @@ def tokenize(files, tokenizer, out):
     """Append the ids of all files to the binary file `out`: a document's lines one after the other, then [SEP]."""
     dtype, sep = token_dtype(tokenizer), tokenizer.token_to_id("[SEP]")
     ended = True  # no [SEP] at the start, and none behind another
-    with tqdm(total=sum(os.path.getsize(f) for f in files), unit="B", unit_scale=True, desc="tokenizing", leave=False) as progress:
+    size = sum(os.path.getsize(file) for file in files)
+    with tqdm(total=size, unit="B", unit_scale=True, desc="tokenizing", leave=False) as progress:
         for file in files:
             group, size = [], 0
             for line in lines(file, progress):
@@ -135,8 +136,8 @@ class Blocks:
         return np.pad(text.astype(np.int64), ((0, 0), (1, 1)), constant_values=((0, 0), (self.cls, self.sep)))
 
     def training_batch(self, step, batch_size, mlm_prob, seed):
-        """Batch `step` of an endless course over the blocks, in a new order and under new masks each time round (Liu et al. 2019,
-        "dynamic masking"): (input_ids, labels), each (batch_size, max_length) int64 tensors. Padding there is none."""
+        """Batch `step` of an endless course over the blocks, in a new order and under new masks each time round
+        (Liu et al. 2019, "dynamic masking"): (input_ids, labels), each (batch_size, max_length) int64 tensors."""
         places = [divmod(step * batch_size + row, self.count) for row in range(batch_size)]
         return self.masked([shuffled(self.count, seed, epoch)[place] for epoch, place in places],
                            mlm_prob, [(seed, step, row) for row in range(batch_size)])
@@ -201,7 +202,7 @@ def task_folder(task, data_dir):
     for parent in (Path(data_dir), Path(data_dir) / "glue_data"):
         if (parent / TASKS[task].folder).is_dir():
             return parent / TASKS[task].folder
-    raise InputError(f"{data_dir}: holds no folder {TASKS[task].folder} (nor glue_data/{TASKS[task].folder}), which task {task} needs")
+    raise InputError(f"{data_dir}: holds no folder {TASKS[task].folder} or glue_data/{TASKS[task].folder}, for task {task}")
 
 
 def task_title(task, data_dir):
@@ -232,7 +233,7 @@ def read_dev(task, data_dir):
 
 
 def read_tsv(path, task):
-    """The Examples of one of GLUE's files, a row a line: tabs separate, quotes are ordinary characters. Raises InputError."""
+    """The Examples of one of GLUE's files, a row a line; tabs separate, quotes are mere characters. Raises InputError."""
     rows = [line.removesuffix("\r").split("\t") for line in read_text(path).split("\n")]
     if rows[-1] == [""]:
         rows.pop()  # the file's last line ends, as lines do

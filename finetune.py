@@ -18,8 +18,8 @@ from tqdm import tqdm
 from data import TASKS, collate, encode, read_dev, read_train, shuffled_batches, sorted_batches, task_title
 from load_hf_weights import load_model, load_tokenizer, save_model
 from model import Classifier
-from run import (InputError, Log, add_common_arguments, autocast, command_line, finish_run, finished_run, learning_rate, number,
-                 pick_device, seed_torch, write_file, write_json)
+from run import (InputError, Log, add_common_arguments, autocast, command_line, finish_run, finished_run, learning_rate,
+                 number, pick_device, seed_torch, write_file, write_json)
 
 
 # ---- Metrics: (predictions, targets), equally long arrays of class numbers -> float ----
@@ -53,7 +53,7 @@ METRICS = {"cola": (matthews,), "mnli": (accuracy,), "mrpc": (f1, accuracy), "ss
 
 
 def score(task, sets):
-    """The task's one figure, in points out of 100: the mean over its metrics and its dev sets, as GLUE's leaderboard forms it.
+    """The task's one figure, in points out of 100: the mean over its metrics and dev sets, as on GLUE's leaderboard.
 
     sets: {name of the set: (predictions, targets)}."""
     return 100 * float(np.mean([metric(*pair) for pair in sets.values() for metric in METRICS[task]]))
@@ -113,8 +113,8 @@ def read_arguments(arguments):
     parser.add_argument("--batch_size", type=number(int, 1), default=32)
     parser.add_argument("--lr", type=number(float, 0, open_low=True), default=2e-5, help="peak learning rate")
     parser.add_argument("--max_length", type=number(int, 5), help="tokens of a row at most; default 128, for imdb 256")
-    parser.add_argument("--attention_dropout", type=number(float, 0, 1), help="default: as config.json says. 0 lets the fused "
-                        "attention of a CPU run, twice as fast on long texts")
+    parser.add_argument("--attention_dropout", type=number(float, 0, 1),
+                        help="default: as config.json says. 0 lets the fused attention of a CPU run, faster on long texts")
     parser.add_argument("--train_rows", type=number(int, 1), help="train on the first so many rows only")
     parser.add_argument("--tune", action="store_true", help="for choosing settings: leave a tenth of the training rows out, "
                         "score on it, and never open the dev set")
@@ -135,7 +135,7 @@ def load_data(args):
         dev = read_dev(args.task, args.data_dir)
     train = train[:args.train_rows]
     if len({example.label for example in train}) < 2:
-        raise InputError(f"{args.data_dir}: the training rows of {args.task} are all of one class: there is nothing to learn")
+        raise InputError(f"{args.data_dir}: the training rows of {args.task} are all of one class; nothing can be learnt")
     return train, dev
 
 
@@ -152,7 +152,8 @@ def main(arguments):
     model = load_model(args.model, Classifier, new=("pooler", "classifier"), num_labels=len(names)).to(device)
     tokenizer = load_tokenizer(args.model)
     if args.max_length > model.config.max_position_embeddings:
-        raise InputError(f"--max_length {args.max_length}: {args.model} has {model.config.max_position_embeddings} positions")
+        raise InputError(f"--max_length {args.max_length}: {args.model} has {model.config.max_position_embeddings} positions"
+                         f"; give fewer")
     if args.attention_dropout is not None:
         for layer in model.bert.layers:
             layer.attention_dropout = args.attention_dropout
@@ -165,9 +166,10 @@ def main(arguments):
     model.eval()
     sets = {name: (predict(model, encode(examples, tokenizer, args.max_length), pad, device, args.precision),
                    np.array([example.label for example in examples])) for name, examples in dev_sets.items()}
-    results = {"task": args.task, "data": task_title(args.task, args.data_dir), "seed": args.seed, "score": score(args.task, sets),
-               "train_rows": len(rows), "sets": {name: {"rows": len(pair[1]), **{metric.__name__: metric(*pair) for metric in METRICS[args.task]}}
-                                                 for name, pair in sets.items()}}
+    figures = {name: {"rows": len(pair[1]), **{metric.__name__: metric(*pair) for metric in METRICS[args.task]}}
+               for name, pair in sets.items()}
+    results = {"task": args.task, "data": task_title(args.task, args.data_dir), "seed": args.seed,
+               "score": score(args.task, sets), "train_rows": len(rows), "sets": figures}
     model.config = replace(model.config, id2label=dict(enumerate(names)))
     save_model(model, tokenizer, args.out_dir)
     write_file(Path(args.out_dir) / "predictions.tsv", "set\tindex\tprediction\tlabel\n" + "".join(

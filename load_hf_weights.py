@@ -1,7 +1,7 @@
 """Hugging Face's BERT folders, in and out: config.json, model.safetensors, vocab.txt, tokenizer.json, tokenizer_config.json.
 
-What is special: every name of a weight stands in one table; a model is built without memory first, and each of its weights must
-be found in the files, in its shape, or nothing is loaded. transformers opens what save_model writes, with the same logits.
+What is special: every name of a weight stands in one table; a model is built without memory first, and each of its
+weights must be found in the files, in its shape, or nothing is loaded. transformers opens what save_model writes.
 Read next: pretrain.py.
 """
 import dataclasses
@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from model import BertConfig, Classifier, MaskedLM
 from run import InputError, read_json, write_file, write_json
 
-# Our name of a weight -> Hugging Face's name, or the three names that our one matrix holds below each other. {} is the layer.
+# Our name of a weight -> Hugging Face's name, or the three that our one matrix holds below each other. {} is the layer.
 BERT_NAMES = {
     "bert.embeddings.word.weight": "bert.embeddings.word_embeddings.weight",
     "bert.embeddings.position.weight": "bert.embeddings.position_embeddings.weight",
@@ -36,7 +36,7 @@ HEAD_NAMES = {
     Classifier: {"pooler.dense.*": "bert.pooler.dense.*", "head.*": "classifier.*"},
 }
 ARCHITECTURES = {MaskedLM: "BertForMaskedLM", Classifier: "BertForSequenceClassification"}
-PARTS = {"pooler": "pooler.", "classifier": "head."}  # what load_model's `new` can name, and how our names of its weights begin
+PARTS = {"pooler": "pooler.", "classifier": "head."}  # what load_model's `new` can name: how our names of it begin
 
 
 def weight_names(model):
@@ -55,7 +55,7 @@ def weight_names(model):
 # ---- Reading ----
 
 def read_config(folder):
-    """BertConfig from a folder's config.json. Raises InputError for another architecture, or BERT with what we do not implement."""
+    """BertConfig from a folder's config.json. Raises InputError for another architecture, or what we do not implement."""
     path = Path(folder) / "config.json"
     raw = read_json(path)
     if raw.get("model_type", "bert") != "bert":
@@ -102,7 +102,8 @@ def read_weight_file(path):
         # weights_only: a .bin is a pickle, and a pickle may hold code
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: cannot be read as weights: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from None
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: cannot be read as weights: {reason}") from None
     if not isinstance(weights, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in weights.values()):
         raise InputError(f"{path}: does not hold a table of tensors")
     return weights
@@ -117,10 +118,10 @@ def modern_name(name, weights):
 
 
 def load_model(folder, cls=MaskedLM, new=(), **kwargs):
-    """A cls (MaskedLM or Classifier) with the weights of a folder in Hugging Face's layout, fp32, on the CPU, in evaluation mode.
+    """A cls (MaskedLM or Classifier) with the weights of a folder in Hugging Face's layout: fp32, on the CPU, in eval mode.
 
-    new: the parts that may start at random if the folder lacks them: "pooler", "classifier". "classifier" always starts at random
-    when named: another task's head is of no use. kwargs go to cls; num_labels, if not given, is what config.json says.
+    new: the parts that may start at random if the folder lacks them, "pooler" or "classifier"; "classifier", when named,
+    always does: another task's head is of no use. kwargs go to cls; num_labels, if not given, is what config.json says.
     Raises InputError: unreadable, another architecture, weights missing (all named), of a wrong shape, or not finite."""
     config = read_config(folder)
     if cls is Classifier:
@@ -168,7 +169,7 @@ def check_decoder(folder, weights):
 
 
 def load_tokenizer(folder):
-    """tokenizers.Tokenizer from tokenizer.json, or from vocab.txt alone, with truncation and padding off. Raises InputError."""
+    """tokenizers.Tokenizer from tokenizer.json, or from vocab.txt alone; truncation and padding off. Raises InputError."""
     folder = Path(folder)
     if (folder / "tokenizer.json").exists():
         try:
@@ -181,8 +182,8 @@ def load_tokenizer(folder):
     tokenizer.no_padding()
     if absent := [token for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if tokenizer.token_to_id(token) is None]:
         raise InputError(f"{folder}: its vocabulary lacks {', '.join(absent)}")
-    if (folder / "config.json").exists() and tokenizer.get_vocab_size() > read_config(folder).vocab_size:
-        raise InputError(f"{folder}: the vocabulary has {tokenizer.get_vocab_size()} entries, config.json says {read_config(folder).vocab_size}")
+    if (folder / "config.json").exists() and tokenizer.get_vocab_size() > (vocab_size := read_config(folder).vocab_size):
+        raise InputError(f"{folder}: the vocabulary has {tokenizer.get_vocab_size()} entries, config.json says {vocab_size}")
     return tokenizer
 
 
@@ -212,22 +213,24 @@ def wordpiece_tokenizer(folder):
 # ---- Writing ----
 
 def save_model(model, tokenizer, folder):
-    """Write the model and its tokenizer in Hugging Face's layout, fp32. model.safetensors comes last, each file whole or not at all:
-    a folder without it holds no model."""
+    """Write the model and its tokenizer in Hugging Face's layout, fp32. Each file is written whole or not at all, and
+    model.safetensors last: a folder without it holds no model."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    config = {key: value for key, value in dataclasses.asdict(model.config).items() if value is not None}
-    write_json(folder / "config.json", {"architectures": [ARCHITECTURES[type(model)]], "model_type": "bert", "hidden_act": "gelu",
-                                        "position_embedding_type": "absolute", **config,
-                                        **({"label2id": {name: int(i) for i, name in config["id2label"].items()}}
-                                           if "id2label" in config else {})})
+    config = {"architectures": [ARCHITECTURES[type(model)]], "model_type": "bert", "hidden_act": "gelu",
+              "position_embedding_type": "absolute",
+              **{key: value for key, value in dataclasses.asdict(model.config).items() if value is not None}}
+    if model.config.id2label:
+        config["label2id"] = {name: int(number) for number, name in model.config.id2label.items()}
+    write_json(folder / "config.json", config)
     vocab = tokenizer.get_vocab()
     write_file(folder / "vocab.txt", "".join(f"{token}\n" for token in sorted(vocab, key=vocab.get)))
     write_file(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
     normalizer = json.loads(tokenizer.to_str())["normalizer"] or {}
     write_json(folder / "tokenizer_config.json", {
         "tokenizer_class": "BertTokenizer", "do_lower_case": normalizer.get("lowercase", True),
-        "strip_accents": normalizer.get("strip_accents"), "tokenize_chinese_chars": normalizer.get("handle_chinese_chars", True),
+        "strip_accents": normalizer.get("strip_accents"),
+        "tokenize_chinese_chars": normalizer.get("handle_chinese_chars", True),
         "model_max_length": model.config.max_position_embeddings,
         **{f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}})
 

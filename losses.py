@@ -1,8 +1,8 @@
-"""The triple loss of DistilBERT: three formulas, their weights, and how they are evaluated without ever holding all the logits.
+"""The triple loss of DistilBERT: three formulas, their weights, and their evaluation in chunks of tokens.
 
-Each formula is the mean of one term per token, over the tokens it is given: padding is left out by the caller, and logits come
-in the full precision of the weights. Edit them freely; gradients come from autograd. Sanh et al. 2019 (arXiv:1910.01108), section 3.
-Read next: data.py, then pretrain.py, which calls them.
+Each formula is the mean of one term per token, over the tokens it is given: padding is left out by the caller,
+and logits come in the full precision of the weights. Edit them freely; gradients come from autograd.
+Sanh et al. 2019 (arXiv:1910.01108), section 3. Read next: pretrain.py, which calls them.
 """
 import torch
 import torch.nn.functional as F
@@ -12,20 +12,21 @@ WEIGHTS = {"ce": 5.0, "mlm": 2.0, "cos": 1.0}
 
 
 def mlm_loss(student_logits, labels):
-    """Masked language modelling: cross-entropy with the true word at the masked positions. L_mlm of the paper, BERT's own loss.
+    """Masked language modelling: cross-entropy with the true word at the masked positions. The paper's L_mlm, BERT's own.
 
     student_logits: (tokens, vocab). labels: (tokens), the true word's id, or -100 where nothing was masked."""
     return F.cross_entropy(student_logits, labels, ignore_index=-100)
 
 
 def distillation_loss(student_logits, teacher_logits, temperature):
-    """How far the student's softened distribution is from the teacher's: KL(teacher || student), times T^2. L_ce of the paper.
+    """How far the student's softened distribution is from the teacher's: KL(teacher || student) T^2. The paper's L_ce.
 
-    It differs from the paper's cross-entropy, - sum t_i log s_i, by the teacher's entropy, which has no gradient. T^2 keeps
-    the gradient's size when T changes (Hinton et al. 2015, arXiv:1503.02531, section 2). Both logits: (tokens, vocab)."""
+    It differs from the paper's cross-entropy, - sum t_i log s_i, by the teacher's entropy, which has no gradient.
+    T^2 keeps the gradient's size when T changes (Hinton et al. 2015, arXiv:1503.02531, section 2).
+    Both logits: (tokens, vocab)."""
     student = F.log_softmax(student_logits / temperature, dim=-1)
     teacher = F.log_softmax(teacher_logits / temperature, dim=-1)
-    kl = F.kl_div(student, teacher, log_target=True, reduction="batchmean")  # the sum over the vocabulary, the mean over tokens
+    kl = F.kl_div(student, teacher, log_target=True, reduction="batchmean")  # sum over the vocabulary, mean over tokens
     return kl * temperature ** 2
 
 

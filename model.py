@@ -39,7 +39,8 @@ class BertConfig:
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise ValueError(f"{name} must be a positive whole number, not {getattr(self, name)!r}")
         if self.hidden_size % self.num_attention_heads:
-            raise ValueError(f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {self.num_attention_heads}")
+            raise ValueError(f"hidden_size {self.hidden_size} is not divisible by "
+                             f"num_attention_heads {self.num_attention_heads}")
 
 
 class Embeddings(nn.Module):
@@ -161,7 +162,8 @@ class Classifier(nn.Module):
         self.config = config
         self.bert = Bert(config)
         self.pooler = Pooler(config)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout)
+        dropout = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
+        self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(config.hidden_size, num_labels)
         for part in (self.pooler, self.head):
             part.apply(lambda module: init_weights(module, config.initializer_range))
@@ -172,7 +174,7 @@ class Classifier(nn.Module):
 
 
 def init_weights(module, std):
-    """BERT's initialisation: matrices normal with deviation std, biases zero (LayerNorm starts as the identity by itself)."""
+    """BERT's initialisation: matrices normal with deviation std, biases zero. (LayerNorm starts as the identity by itself.)"""
     if isinstance(module, (nn.Linear, nn.Embedding)):
         nn.init.normal_(module.weight, std=std)
     if isinstance(module, nn.Linear):

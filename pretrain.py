@@ -24,8 +24,8 @@ HELDOUT_BLOCKS = 128  # held-out text is measured on so many blocks, spread even
 
 
 class TripleLoss(nn.Module):
-    """The losses of one batch. What no active term needs is not computed: without CE only the masked positions go through the
-    student's decoder and none through the teacher's; without CE and cosine the teacher is not run at all."""
+    """The losses of one batch. What no active term needs is not computed: without CE only the masked positions go through
+    the student's decoder and none through the teacher's; without CE and cosine the teacher is not run at all."""
 
     def __init__(self, student, teacher, weights, temperature=2.0, chunk_tokens=256):
         """weights: {"ce" | "mlm" | "cos": alpha}, of the active terms alone."""
@@ -36,8 +36,8 @@ class TripleLoss(nn.Module):
     def forward(self, input_ids, labels, tokens_in_step, masked_in_step):
         """(total, {term: value}) of input_ids and labels, (batch, length); labels on the CPU.
 
-        Each term is the sum over this part's tokens divided by tokens_in_step or masked_in_step, what the whole optimizer step
-        counts: the parts of a step add up to its means."""
+        Each term is the sum over this part's tokens divided by tokens_in_step or masked_in_step, what the whole optimizer
+        step counts: the parts of a step add up to its means."""
         teacher, = self.teacher
         logged = {}
 
@@ -92,7 +92,8 @@ def train(args, student, teacher, blocks, device, log):
         input_ids, labels = blocks.training_batch(step, args.batch_size, args.mlm_prob, args.seed)
         tokens, masked = input_ids.numel(), int((labels != -100).sum())
         terms = {}
-        for part, (ids, part_labels) in enumerate(zip(input_ids.tensor_split(args.grad_accum), labels.tensor_split(args.grad_accum))):
+        parts = zip(input_ids.tensor_split(args.grad_accum), labels.tensor_split(args.grad_accum))
+        for part, (ids, part_labels) in enumerate(parts):
             seed_torch(args.seed, step, part)  # dropout
             with autocast(device, args.precision):
                 loss, part_terms = triple_loss(ids.to(device), part_labels, tokens, masked)
@@ -116,32 +117,35 @@ def train(args, student, teacher, blocks, device, log):
 @torch.no_grad()
 def check_chunks(triple_loss, input_ids, labels, device):
     """Refuse a formula of losses.py that couples tokens: in chunks it would silently be another loss."""
-    rows = 2 + 2 * triple_loss.chunk_tokens // input_ids.shape[1]  # two chunks and a ragged one
+    chunk_tokens = triple_loss.chunk_tokens
+    rows = 2 + 2 * chunk_tokens // input_ids.shape[1]  # two chunks and a ragged one
     ids, labels = input_ids[:rows].to(device), labels[:rows]
 
-    def terms(chunk_tokens):
-        loss = TripleLoss(triple_loss.student, *triple_loss.teacher, triple_loss.weights, triple_loss.temperature, chunk_tokens)
-        return loss.eval()(ids, labels, ids.numel(), max(1, int((labels != -100).sum())))[1]
-    at_once = terms(0)
-    for name, in_chunks in terms(triple_loss.chunk_tokens).items():
-        if not torch.isclose(in_chunks, at_once[name], rtol=1e-3, atol=1e-5):
-            raise InputError(f"the loss {name} is {in_chunks:.6g} in chunks of --chunk_tokens {triple_loss.chunk_tokens} but "
-                             f"{at_once[name]:.6g} at once: its formula in losses.py is no mean over tokens; use --chunk_tokens 0")
+    def terms():
+        return triple_loss.eval()(ids, labels, ids.numel(), max(1, int((labels != -100).sum())))[1]
+    in_chunks, triple_loss.chunk_tokens = terms(), 0
+    at_once, triple_loss.chunk_tokens = terms(), chunk_tokens
+    for name in at_once:
+        if not torch.isclose(in_chunks[name], at_once[name], rtol=1e-3, atol=1e-5):
+            raise InputError(f"the loss {name} is {in_chunks[name]:.6g} in chunks of --chunk_tokens {chunk_tokens}, but "
+                             f"{at_once[name]:.6g} on all tokens at once: its formula is no mean over tokens; "
+                             "use --chunk_tokens 0")
 
 
 @torch.no_grad()
 def evaluate(student, teacher, blocks, precision, temperature=2.0):
-    """Figures on held-out blocks, masked with fixed random numbers, the same for every run: the three losses and, over the masked
-    positions, the share of words the student fills in right and the share on which it and the teacher agree.
+    """Figures on held-out blocks, masked with fixed random numbers, the same for every run: the three losses and, over
+    the masked positions, the share of words the student fills in right and the share on which it and the teacher agree.
 
     teacher may be None: then the MLM figures alone."""
     device = next(student.parameters()).device
     numbers = np.unique(np.linspace(0, blocks.count - 1, HELDOUT_BLOCKS, dtype=int))
     input_ids, labels = blocks.masked(numbers, 0.15, [(0, number) for number in numbers])
     masked = max(1, int((labels != -100).sum()))
-    weights = WEIGHTS if teacher else {"mlm": 1.0}
-    triple_loss = TripleLoss(student, teacher, weights, temperature).eval()
-    sums = dict.fromkeys((*weights, "mlm_accuracy", *(("teacher_mlm_accuracy", "teacher_agreement") if teacher else ())), 0.0)
+    triple_loss = TripleLoss(student, teacher, WEIGHTS if teacher else {"mlm": 1.0}, temperature).eval()
+    sums = dict.fromkeys([*triple_loss.weights, "mlm_accuracy"], 0.0)
+    if teacher:
+        sums |= {"teacher_mlm_accuracy": 0.0, "teacher_agreement": 0.0}
     for ids, ids_labels in zip(input_ids.split(8), labels.split(8)):
         ids, chosen = ids.to(device), (ids_labels != -100).to(device)
         with autocast(device, precision):
@@ -161,23 +165,24 @@ def evaluate(student, teacher, blocks, precision, temperature=2.0):
 
 def read_arguments(arguments):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.add_argument("--teacher", required=True, help="folder of a BERT with its MLM head, or none: train one from scratch")
+    parser.add_argument("--teacher", required=True, help="folder of a BERT with its MLM head; none: train from scratch")
     parser.add_argument("--config", help="with --teacher none: folder with config.json and vocab.txt of the BERT to train")
-    parser.add_argument("--corpus", nargs="+", required=True, help="text files, or folders of them; an empty line ends a document")
-    parser.add_argument("--heldout", nargs="+", help="text to measure on; default: the corpus's last hundredth, not trained on")
+    parser.add_argument("--corpus", nargs="+", required=True, help="text files, or folders; an empty line ends a document")
+    parser.add_argument("--heldout", nargs="+", help="text to measure on; default: a hundredth of the corpus, not trained on")
     parser.add_argument("--out_dir", required=True)
     parser.add_argument("--cache_dir", default="runs/cache", help="where the tokenized corpus is kept")
     for term, what in (("mlm", "masked language modelling"), ("ce", "distillation"), ("cos", "cosine of hidden states")):
-        parser.add_argument(f"--use_{term}", type=int, choices=(0, 1), default=1, help=f"the loss of {what}; 0: not computed")
-        parser.add_argument(f"--alpha_{term}", type=number(float, 0, open_low=True), default=WEIGHTS[term], help="its weight")
+        parser.add_argument(f"--use_{term}", type=int, choices=(0, 1), default=1, help=f"{what}; 0: not computed")
+        parser.add_argument(f"--alpha_{term}", type=number(float, 0, open_low=True), default=WEIGHTS[term],
+                            help="its weight")
     parser.add_argument("--init", choices=("teacher", "random"), default="teacher", help="of the student")
     parser.add_argument("--layers", type=lambda text: [int(layer) for layer in text.split(",")],
                         help="the teacher's layers that the student gets, such as 0,2,5; default: half, evenly spaced")
     parser.add_argument("--steps", type=number(int, 1), default=1000)
     parser.add_argument("--batch_size", type=number(int, 1), default=32, help="sequences of one optimizer step")
-    parser.add_argument("--grad_accum", type=number(int, 1), default=1, help="work through a step's sequences in so many parts")
+    parser.add_argument("--grad_accum", type=number(int, 1), default=1, help="parts in which a step is worked through")
     parser.add_argument("--lr", type=number(float, 0, open_low=True), default=5e-4, help="peak learning rate")
-    parser.add_argument("--warmup", type=number(float, 0, 1), default=0.05, help="share of the steps in which the rate rises")
+    parser.add_argument("--warmup", type=number(float, 0, 1), default=0.05, help="share of the steps")
     parser.add_argument("--clip", type=number(float, 0, open_low=True), default=5.0, help="greatest norm of the gradient")
     parser.add_argument("--temperature", type=number(float, 0, open_low=True), default=2.0)
     parser.add_argument("--max_length", type=number(int, 3), default=128, help="tokens of a block, [CLS] and [SEP] included")

@@ -1,4 +1,4 @@
-"""What every command shares: one-line errors, device and precision, seeds, the learning rate's course, and the record of a run.
+"""What every command shares: one-line errors, device and precision, seeds, the learning rate, the record of a run.
 
 Nothing here is about distillation; skip it on a first reading.
 """
@@ -147,7 +147,7 @@ def finished_run(args):
     differ = [f"{key} {old.get(key)!r}, now {new.get(key)!r}"
               for key in sorted(old.keys() | new.keys()) if key not in ELSEWHERE and old.get(key) != new.get(key)]
     if differ:
-        raise InputError(f"{args.out_dir} holds another run ({'; '.join(differ)}): choose another --out_dir, or delete that one")
+        raise InputError(f"{args.out_dir} holds another run ({'; '.join(differ)}); choose another --out_dir or delete it")
     return record
 
 
@@ -165,7 +165,8 @@ def finish_run(args, device, **figures):
 def git_commit():
     """The commit of the code, "+" behind it if files differ from it; None outside a git checkout."""
     def git(*words):
-        return subprocess.run(("git", "-C", Path(__file__).parent, *words), capture_output=True, text=True, check=True).stdout.strip()
+        command = ("git", "-C", Path(__file__).parent, *words)
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     try:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):

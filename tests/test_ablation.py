@@ -11,6 +11,7 @@ import scipy.stats
 import sklearn.metrics
 
 import ablation
+import report
 from conftest import ROOT
 from load_hf_weights import load_model, read_config
 from run import InputError
@@ -73,13 +74,13 @@ def test_a_second_call_runs_nothing_and_reports_the_same(experiment, world, monk
 
 def test_the_report_says_what_it_shows(experiment):
     out_dir, printed = experiment
-    report = (out_dir / "report.md").read_text()
-    assert "| model | CoLA | tiny pairs | MRPC | macro | IMDb |" in report  # MNLI's folder holds a stand-in, and says so
-    assert "Macro: the mean of CoLA, tiny pairs, MRPC." in report
-    assert "paper's Table 4 (GLUE macro)" in report and "| -2.96 |" in report and "With one seed the report cannot see" in report
+    text = (out_dir / "report.md").read_text()
+    assert "| model | CoLA | tiny pairs | MRPC | macro | IMDb |" in text  # MNLI's folder holds a stand-in, and says so
+    assert "Macro: the mean of CoLA, tiny pairs, MRPC." in text
+    assert "paper's Table 4 (GLUE macro)" in text and "| -2.96 |" in text and "one seed cannot tell" in text
     for title, _ in ablation.VARIANTS.values():
-        assert report.count(f"| {title} |") in (2, 3)
-    assert "(majority)" in report and "(TF-IDF)" in report and "| variant |" in printed
+        assert text.count(f"| {title} |") in (2, 3)
+    assert "(majority)" in text and "(TF-IDF)" in text and "| variant |" in printed
     for name in ("ablation.png", "losses.png"):
         assert (out_dir / name).read_bytes().startswith(b"\x89PNG") and (out_dir / name).stat().st_size > 20_000
 
@@ -89,14 +90,15 @@ def test_the_reports_numbers_are_those_of_the_runs(experiment):
     summary = json.loads((out_dir / "results.json").read_text())
     for model in ("teacher", *ablation.VARIANTS):
         scores = {task: json.loads((out_dir / model / "seed0" / task / "results.json").read_text())["score"] for task in ("cola", "mnli", "mrpc", "imdb")}
-        shown = {task: value["mean"] for task, value in summary["models"][model].items()}
+        shown = {column: value["mean"] for column, value in summary["scores"][summary["titles"][model]].items()}
         assert shown == pytest.approx({**scores, "macro": np.mean([scores["cola"], scores["mnli"], scores["mrpc"]])})
         if model != "full":
-            for column, value in summary["differences"][model].items():
-                assert value["difference"] == pytest.approx(shown[column] - summary["models"]["full"][column]["mean"])
-                assert value["low"] - 1e-9 <= value["difference"] + 15 and value["low"] <= value["high"]
-    assert summary["floors"]["imdb"]["majority"] == 50 and summary["floors"]["cola"]["majority"] == 0
-    assert summary["floors"]["imdb"]["TF-IDF"] > 80  # the label is a word of praise or blame
+            for column, value in summary["change"][model].items():
+                assert value["difference"] == pytest.approx(shown[column] - summary["scores"]["full (baseline)"][column]["mean"])
+                assert value["low"] <= value["high"]
+    majority, tf_idf = summary["scores"]["(majority)"], summary["scores"]["(TF-IDF)"]
+    assert majority["imdb"]["mean"] == 50 and majority["cola"]["mean"] == 0
+    assert tf_idf["imdb"]["mean"] > 80  # the label is a word of praise or blame
 
 
 def outcome(predictions, targets):
@@ -108,18 +110,18 @@ def test_the_bootstrap_interval_against_scipy():
     targets = rng.integers(0, 2, 400)
     strong = np.where(rng.random(400) < 0.9, targets, 1 - targets)
     weak = np.where(rng.random(400) < 0.8, targets, 1 - targets)
-    drawn = ablation.differences("sst2", outcome(weak, targets), outcome(strong, targets))
-    value = ablation.interval(100 * ((weak == targets).mean() - (strong == targets).mean()), drawn, seeds=1)
+    drawn = report.differences("sst2", outcome(weak, targets), outcome(strong, targets))
+    value = report.interval(100 * ((weak == targets).mean() - (strong == targets).mean()), drawn, seeds=1)
     reference = scipy.stats.bootstrap((100 * ((weak == targets).astype(float) - (strong == targets)),), np.mean, method="percentile").confidence_interval
     assert (value["low"], value["high"]) == pytest.approx((reference.low, reference.high), abs=0.6)
-    assert "noise" not in ablation.show_difference(value)
-    same = ablation.interval(0.0, ablation.differences("sst2", outcome(weak, targets), outcome(weak, targets)), seeds=1)
-    assert ablation.show_difference(same) == "+0.0 [+0.0, +0.0] noise"
+    assert "noise" not in text.show_change(value)
+    same = report.interval(0.0, report.differences("sst2", outcome(weak, targets), outcome(weak, targets)), seeds=1)
+    assert report.show_change(same) == "+0.0 [+0.0, +0.0] noise"
 
 
 def test_the_t_interval_against_scipy():
     variant, baseline = {"scores": np.array([50.0, 53.0, 49.0])}, {"scores": np.array([55.0, 56.0, 55.5])}
-    value = ablation.interval(-4.5 - 1 / 3, ablation.differences("sst2", variant, baseline), seeds=3)
+    value = report.interval(-4.5 - 1 / 3, report.differences("sst2", variant, baseline), seeds=3)
     reference = scipy.stats.ttest_rel(variant["scores"], baseline["scores"]).confidence_interval(0.95)
     assert (value["low"], value["high"]) == pytest.approx((reference.low, reference.high))
 
@@ -128,9 +130,9 @@ def test_several_seeds(world, tmp_path):
     ablation.main(arguments(world, tmp_path, "--seeds", 2, "--tasks", "mrpc", "--variants", "full,no_mlm"))
     summary = json.loads((tmp_path / "results.json").read_text())
     scores = [json.loads((tmp_path / "no_mlm" / f"seed{k}" / "mrpc" / "results.json").read_text())["score"] for k in (0, 1)]
-    assert summary["models"]["no_mlm"]["mrpc"] == pytest.approx({"mean": np.mean(scores), "sd": np.std(scores, ddof=1)})
-    report = (tmp_path / "report.md").read_text()
-    assert "a paired t interval over n = 2 seeds" in report and re.search(r"\| full \(baseline\) \| \d+\.\d ± \d+\.\d ", report)
+    assert summary["scores"]["no MLM loss"]["mrpc"] == pytest.approx({"mean": np.mean(scores), "sd": np.std(scores, ddof=1)})
+    text = (tmp_path / "report.md").read_text()
+    assert "paired t interval over n = 2 seeds" in text and re.search(r"\| full \(baseline\) \| \d+\.\d ± \d+\.\d ", text)
     first, second = (load_model(tmp_path / "full" / f"seed{k}").bert.layers[0].qkv.weight for k in (0, 1))
     assert not first.equal(second)
 
@@ -146,8 +148,7 @@ def test_a_report_of_what_is_done_so_far(world, experiment, tmp_path, capsys):
 
 
 def test_the_floor_against_scikit_learns_own_metrics(world, tmp_path):
-    args = ablation.read_arguments(arguments(world, tmp_path, "--tasks", "mrpc"))
-    floors = ablation.measure_floors(args)
+    floors = report.measure_floors(tmp_path, world / "data", ["mrpc"])
     ones = [1] * 32 + [0] * 32
     assert floors["mrpc"]["majority"] == pytest.approx(100 * np.mean([  # half of the rows are 1; argmax takes the first of equals, 0
         sklearn.metrics.f1_score(ones, [0] * 64, zero_division=0), sklearn.metrics.accuracy_score(ones, [0] * 64)]))

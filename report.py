@@ -1,0 +1,262 @@
+"""What an experiment's folder shows: scores, differences with their intervals, held-out losses; two figures.
+
+Nothing is trained here. ablation.py says which models there are and calls write_report.
+"""
+import json
+import textwrap
+from pathlib import Path
+
+import matplotlib
+matplotlib.use("Agg")  # before pyplot: no screen is needed
+import matplotlib.pyplot as plt
+import numpy as np
+from scipy.sparse import hstack
+from scipy.stats import t as student_t
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+
+from data import TASKS, read_dev, read_train
+from finetune import METRICS, score
+from run import InputError, read_json, write_file, write_json
+
+# Sanh et al. 2019, Table 4: change of GLUE's macro-score against the full loss, at the paper's scale.
+PAPER_TABLE_4 = {"no_ce": -2.96, "no_cos": -1.46, "no_mlm": -0.31, "random_init": -3.69}
+COLOURS = {"full": "#000000", "no_cos": "#0072B2", "no_ce": "#D55E00", "no_mlm": "#009E73",
+           "random_init": "#CC79A7"}  # Okabe and Ito 2008: told apart by the colour-blind too
+METRIC_TITLES = {"accuracy": "accuracy", "f1": "F1", "matthews": "Matthews correlation"}
+
+
+# ---- From folders to numbers ----
+
+def read_outcomes(out_dir, name, tasks, seeds):
+    """{task: {"data": its name, "scores": points of each seed, "sets": [{set: (predictions, targets)} of each seed]}},
+    of the tasks on which the model `name` has been fine-tuned with every seed."""
+    outcomes = {}
+    for task in tasks:
+        folders = [Path(out_dir, name, f"seed{seed}", task) for seed in range(seeds)]
+        if all((folder / "run.json").exists() for folder in folders):
+            results = [read_json(folder / "results.json") for folder in folders]
+            outcomes[task] = {"data": results[0]["data"], "scores": np.array([result["score"] for result in results]),
+                              "sets": [read_predictions(folder / "predictions.tsv", task) for folder in folders]}
+    return outcomes
+
+
+def read_predictions(path, task):
+    """{name of the set: (predictions, targets)} from predictions.tsv."""
+    classes = {name: number for number, name in enumerate(TASKS[task].labels.values())}
+    sets = {}
+    for line in path.read_text(encoding="utf-8").splitlines()[1:]:
+        name, _, prediction, target = line.split("\t")
+        sets.setdefault(name, []).append((classes[prediction], classes[target]))
+    return {name: tuple(np.array(pairs).T) for name, pairs in sets.items()}
+
+
+def differences(task, variant, baseline):
+    """What an interval of the difference variant - baseline is made of, in points. With several seeds: the difference of
+    each. With one: 1,000 differences on dev rows drawn with replacement, the same rows for both (a paired bootstrap)."""
+    if len(variant["scores"]) > 1:
+        return variant["scores"] - baseline["scores"]
+    rng, drawn = np.random.default_rng(0), []
+    for _ in range(1000):
+        ours, theirs = {}, {}
+        for name, (predictions, targets) in variant["sets"][0].items():
+            rows = rng.integers(len(targets), size=len(targets))
+            ours[name] = predictions[rows], targets[rows]
+            theirs[name] = baseline["sets"][0][name][0][rows], targets[rows]
+        drawn.append(score(task, ours) - score(task, theirs))
+    return np.array(drawn)
+
+
+def interval(difference, drawn, seeds):
+    """95 %: {"difference", "low", "high"}. Over seeds a t interval of the mean; with one seed the bootstrap's middle 95 %."""
+    if seeds > 1:
+        half = student_t.ppf(0.975, seeds - 1) * drawn.std(ddof=1) / np.sqrt(seeds)
+        low, high = difference - half, difference + half
+    else:
+        low, high = np.percentile(drawn, (2.5, 97.5))
+    return {"difference": float(difference), "low": float(low), "high": float(high)}
+
+
+def read_heldout(out_dir, name, seeds):
+    """{"before" | "after": {figure: its mean over the seeds}} of a student's distillation, on held-out text."""
+    runs = [read_json(Path(out_dir, name, f"seed{seed}", "run.json")) for seed in range(seeds)]
+    return {when: {figure: float(np.mean([run[f"heldout_{when}"][figure] for run in runs]))
+                   for figure in runs[0]["heldout_after"]} for when in ("before", "after")}
+
+
+def measure_floors(out_dir, data_dir, tasks):
+    """{task: {"majority": points, "TF-IDF": points}}: what needs no BERT. Measured once, kept in floors.json."""
+    path = Path(out_dir) / "floors.json"
+    floors = read_json(path) if path.exists() else {}
+    for task in tasks:
+        if task in floors:
+            continue
+        train, dev = read_train(task, data_dir), read_dev(task, data_dir)
+        targets = np.array([example.label for example in train])
+        majority = np.bincount(targets).argmax()
+        # Each sentence of a pair has features of its own: the words of one, and the words of the other.
+        sides = ["text_a", "text_b"] if train[0].text_b is not None else ["text_a"]
+        vectorizers = {side: TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2)).fit([getattr(e, side) for e in train])
+                       for side in sides}
+
+        def features(examples):
+            return hstack([vectorizers[side].transform([getattr(e, side) for e in examples]) for side in sides]).tocsr()
+        model = LogisticRegression(max_iter=1000).fit(features(train), targets)
+        truth = {name: np.array([example.label for example in examples]) for name, examples in dev.items()}
+        floors[task] = {
+            "majority": score(task, {name: (np.full_like(labels, majority), labels) for name, labels in truth.items()}),
+            "TF-IDF": score(task, {name: (model.predict(features(dev[name])), labels) for name, labels in truth.items()})}
+        write_json(path, floors)
+    return {task: floors[task] for task in tasks}
+
+
+def summarize(out_dir, data_dir, titles, baseline, tasks, seeds):
+    """Everything the tables and the figures show, as plain numbers: what results.json holds.
+
+    titles: {name of a model's folder: its heading}, in the report's order. Raises InputError if there is nothing to compare."""
+    outcomes = {name: found for name in titles if (found := read_outcomes(out_dir, name, tasks, seeds))}
+    tasks = [task for task in tasks if all(task in found for found in outcomes.values())]
+    if baseline not in outcomes or not tasks:
+        raise InputError(f"{out_dir}: nothing to report yet: no task is done for the baseline and the others")
+    glue = [task for task in tasks if task != "imdb"]  # IMDb is no GLUE task, and not in the macro-score
+    columns = {**{task: outcomes[baseline][task]["data"] for task in glue}, **({"macro": "macro"} if glue else {}),
+               **({"imdb": outcomes[baseline]["imdb"]["data"]} if "imdb" in tasks else {})}
+
+    def with_macro(arrays):
+        """{column: array}: the tasks' arrays, and their mean over GLUE's tasks."""
+        return {column: np.mean([arrays[task] for task in glue], axis=0) if column == "macro" else arrays[column]
+                for column in columns}
+    scores = {titles[name]: with_macro({task: found[task]["scores"] for task in tasks}) for name, found in outcomes.items()}
+    drawn = {name: with_macro({task: differences(task, found[task], outcomes[baseline][task]) for task in tasks})
+             for name, found in outcomes.items() if name != baseline}
+    full = scores[titles[baseline]]
+    change = {name: {column: interval(np.mean(scores[titles[name]][column] - full[column]), values, seeds)
+                     for column, values in by_column.items()} for name, by_column in drawn.items()}
+    floors = measure_floors(out_dir, data_dir, tasks)
+    for floor in ("majority", "TF-IDF"):
+        scores[f"({floor})"] = with_macro({task: np.array([floors[task][floor]]) for task in tasks})
+    heldout = {name: read_heldout(out_dir, name, seeds) for name in outcomes if name != "teacher"}
+    return {"seeds": seeds, "baseline": baseline, "titles": titles, "columns": columns,
+            "macro_of": [columns[task] for task in glue],
+            "scores": {title: {column: {"mean": float(x.mean()), "sd": float(x.std(ddof=1)) if len(x) > 1 else None}
+                               for column, x in by_column.items()} for title, by_column in scores.items()},
+            "change": change, "heldout": heldout, "paper_table_4": PAPER_TABLE_4}
+
+
+# ---- From numbers to text ----
+
+def table(header, rows):
+    """Lines of a Markdown table, the first column left, the others right."""
+    return ["| " + " | ".join(row) + " |" for row in (header, ["---"] + ["---:"] * (len(header) - 1), *rows)]
+
+
+def show_score(value):
+    return f"{value['mean']:.1f}" + ("" if value["sd"] is None else f" ± {value['sd']:.1f}")
+
+
+def show_change(value):
+    text = f"{value['difference']:+.1f} [{value['low']:+.1f}, {value['high']:+.1f}]"
+    return f"{text} noise" if value["low"] <= 0 <= value["high"] else text
+
+
+ONE_SEED = (
+    "In brackets the 95 % interval over the dev rows alone (paired bootstrap); **noise** marks a difference whose interval "
+    "holds zero. How much another seed would change is not in it, and one seed cannot tell: on small tasks it is often "
+    "several points (Dodge et al. 2020), so a small difference that is not marked may be noise as well.")
+SEVERAL_SEEDS = (
+    "In brackets the 95 % paired t interval over n = {seeds} seeds; **noise** marks a difference whose interval holds zero.")
+PAPERS_COLUMN = (
+    "The last column is the paper's own figure, for the macro-score of GLUE's nine tasks after full pre-training: "
+    "its sizes cannot be compared with the others.")
+HELDOUT_COLUMNS = {  # heading: (figure, factor, digits)
+    "MLM loss": ("mlm", 1, 2), "MLM accuracy": ("mlm_accuracy", 100, 1),
+    "agreement with teacher": ("teacher_agreement", 100, 1),
+    "CE loss": ("ce", 1, 3), "cosine loss": ("cos", 1, 3)}
+
+
+def report_text(summary, title):
+    """The report as Markdown."""
+    columns, titles, seeds = summary["columns"], summary["titles"], summary["seeds"]
+    metrics = [f"{heading}: {' and '.join(METRIC_TITLES[metric.__name__] for metric in METRICS[task])}"
+               for task, heading in columns.items() if task != "macro"]
+    scores = [[row, *(show_score(values[column]) for column in columns)] for row, values in summary["scores"].items()]
+    change = [[titles[name], *(show_change(values[column]) for column in columns),
+               f"{PAPER_TABLE_4[name]:+.2f}" if name in PAPER_TABLE_4 else ""] for name, values in summary["change"].items()]
+    heldout = [[titles[name], *(" -> ".join(f"{factor * figures[when][key]:.{digits}f}" for when in ("before", "after"))
+                                for key, factor, digits in HELDOUT_COLUMNS.values())]
+               for name, figures in summary["heldout"].items()]
+    teachers_accuracy = 100 * summary["heldout"][summary["baseline"]]["after"]["teacher_mlm_accuracy"]
+    return "\n".join([
+        f"# {title}, {seeds} seed{'s' if seeds > 1 else ''}", "",
+        f"Points out of 100. {'; '.join(metrics)}; of two figures, or two dev sets, the mean."
+        + (f" Macro: the mean of {', '.join(summary['macro_of'])}." if summary["macro_of"] else "")
+        + (" Mean ± standard deviation over the seeds." if seeds > 1 else ""), "",
+        *table(["model", *columns.values()], scores), "",
+        "## Change against the baseline", "",
+        f"{SEVERAL_SEEDS.format(seeds=seeds) if seeds > 1 else ONE_SEED} {PAPERS_COLUMN}", "",
+        *table(["variant", *columns.values(), "paper's Table 4 (GLUE macro)"], change), "",
+        "## The students as language models, on held-out text", "",
+        "Before distillation (weights copied, or random) -> after it. Accuracy and agreement: % of the masked positions. "
+        f"The teacher's own MLM accuracy there is {teachers_accuracy:.1f} %.", "",
+        *table(["student", *HELDOUT_COLUMNS], heldout), ""])
+
+
+# ---- From numbers to pictures ----
+
+def plot_change(summary, title, path):
+    """Bars: each variant's change against the baseline, per task and of the macro-score; apart, faintly, the paper's."""
+    figure, axes = plt.subplots(figsize=(9, 4.8), layout="constrained")
+    columns, names = summary["columns"], [name for name in summary["change"] if name != "teacher"]
+    width, paper_place = 0.8 / max(1, len(names)), len(columns) + 0.3
+    for i, name in enumerate(names):
+        values = [summary["change"][name][column] for column in columns]
+        points = np.array([value["difference"] for value in values])
+        ends = np.array([[value["low"], value["high"]] for value in values]).T
+        colour, offset = COLOURS.get(name, "#999999"), (i - (len(names) - 1) / 2) * width
+        axes.bar(np.arange(len(columns)) + offset, points, width, color=colour, label=summary["titles"][name])
+        axes.vlines(np.arange(len(columns)) + offset, *ends, color="#555555", linewidth=1.2)
+        if name in PAPER_TABLE_4:
+            axes.bar(paper_place + offset, PAPER_TABLE_4[name], width, color=colour, alpha=0.35, hatch="//")
+    axes.axvline(len(columns) - 0.35, color="#999999", linewidth=0.8, linestyle=":")
+    axes.axhline(0, color="black", linewidth=0.8)
+    headings = [f"macro of {', '.join(summary['macro_of'])}" if column == "macro" else heading
+                for column, heading in columns.items()]
+    axes.set_xticks([*range(len(columns)), paper_place],
+                    [textwrap.fill(text, 18) for text in (*headings, "the paper's Table 4 (GLUE macro, full scale)")])
+    axes.set_ylabel("points against the full loss")
+    axes.set_title(f"{title}, {summary['seeds']} seed{'s' if summary['seeds'] > 1 else ''}; lines: 95 % intervals", fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def plot_losses(summary, out_dir, path):
+    """The three terms over the steps of seed 0, for the variants that train on them."""
+    figure, panels = plt.subplots(1, 3, figsize=(11, 3.6), layout="constrained")
+    terms = {"ce": "distillation (KL, T²)", "mlm": "masked language modelling", "cos": "cosine"}
+    for axes, (term, title) in zip(panels, terms.items()):
+        for name in summary["heldout"]:
+            lines = map(json.loads, Path(out_dir, name, "seed0", "log.jsonl").read_text(encoding="utf-8").splitlines())
+            points = [(line["step"], line[term]) for line in lines if term in line]
+            if points:
+                axes.plot(*zip(*points), color=COLOURS.get(name, "#999999"), label=summary["titles"][name], linewidth=1.3)
+        axes.set_title(title, fontsize=11)
+        axes.set_xlabel("step")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("training loss of a batch")
+    handles = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels())}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, frameon=False, fontsize=9)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def write_report(out_dir, summary, title):
+    """report.md, results.json, ablation.png and losses.png in out_dir; the text is printed too."""
+    text = report_text(summary, title)
+    write_json(Path(out_dir) / "results.json", summary)
+    plot_change(summary, title, Path(out_dir) / "ablation.png")
+    plot_losses(summary, out_dir, Path(out_dir) / "losses.png")
+    write_file(Path(out_dir) / "report.md",
+               f"{text}\n![change against the baseline](ablation.png)\n\n![loss curves](losses.png)\n")
+    print(f"\n{text}\n{Path(out_dir, 'report.md')}, results.json, ablation.png, losses.png")
