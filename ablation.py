@@ -13,9 +13,9 @@ from pathlib import Path
 import finetune
 import pretrain
 from data import TASKS, read_dev, read_train, text_files
-from load_hf_weights import read_config
+from load_hf_weights import load_model
 from report import summarize, write_report
-from run import InputError, command_line, number
+from run import InputError, Parser, command_line, number
 
 # name: (heading, what it changes against the baseline, as arguments of pretrain.py). A line more is a variant more.
 VARIANTS = {
@@ -41,31 +41,37 @@ PRESETS = {
 
 # ---- Running what is missing ----
 
-def run_experiment(args):
+def commands(args):
+    """Every step of the experiment in order, each (module, its arguments)."""
+    on = ["--device", args.device, "--precision", args.precision]
     for seed in range(args.seeds):
-        fine_tune(args, "teacher", args.teacher, seed)
-        for variant in args.variants:
-            student = Path(args.out_dir, variant, f"seed{seed}")
-            call(pretrain, ["--teacher", args.teacher, "--corpus", *args.corpus,
-                            *(["--heldout", *args.heldout] if args.heldout else []),
-                            "--out_dir", str(student), "--seed", str(seed),
-                            *PRESETS[args.preset]["pretrain"], *VARIANTS[variant][1],
-                            "--device", args.device, "--precision", args.precision, *shlex.split(args.pretrain_args)])
-            fine_tune(args, variant, student, seed)
+        for name in ("teacher", *args.variants):
+            folder = Path(args.out_dir, name, f"seed{seed}")
+            if name != "teacher":
+                yield pretrain, ["--teacher", args.teacher, "--corpus", *args.corpus,
+                                 *(["--heldout", *args.heldout] if args.heldout else []),
+                                 "--out_dir", str(folder), "--seed", str(seed), *PRESETS[args.preset]["pretrain"],
+                                 *VARIANTS[name][1], *on, *args.pretrain_args]
+            for task in args.tasks:
+                yield finetune, ["--model", args.teacher if name == "teacher" else str(folder), "--task", task,
+                                 "--data_dir", args.data_dir, "--out_dir", str(folder / task), "--seed", str(seed),
+                                 *PRESETS[args.preset]["finetune"], *on, *args.finetune_args]
 
 
-def fine_tune(args, name, model, seed):
+def check(args):
+    """Raise InputError now for what would otherwise stop the experiment hours later."""
+    for module, arguments in commands(args):
+        module.read_arguments(arguments)
+    load_model(args.teacher), text_files(args.corpus + (args.heldout or []))
     for task in args.tasks:
-        call(finetune, ["--model", str(model), "--task", task, "--data_dir", args.data_dir,
-                        "--out_dir", str(Path(args.out_dir, name, f"seed{seed}", task)), "--seed", str(seed),
-                        *PRESETS[args.preset]["finetune"], "--device", args.device, "--precision", args.precision,
-                        *shlex.split(args.finetune_args)])
+        read_train(task, args.data_dir), read_dev(task, args.data_dir)
 
 
-def call(module, arguments):
-    """Run a command in this process, and show it as a reader would type it."""
-    print(f"\n$ {shlex.join(['python', f'{module.__name__}.py', *arguments])}", flush=True)
-    module.main(arguments)
+def run(args):
+    """Run in this process what is not done yet, each step shown as a reader would type it."""
+    for module, arguments in commands(args):
+        print(f"\n$ {shlex.join(['python', f'{module.__name__}.py', *arguments])}", flush=True)
+        module.main(arguments)
 
 
 # ---- The command ----
@@ -81,12 +87,19 @@ def one_of(known, what):
     return parse
 
 
+def words(text):
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from None
+
+
 def list_of(known, what):
     return lambda text: [one_of(known, what)(name) for name in text.split(",")]
 
 
 def read_arguments(arguments):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = Parser(__doc__)
     parser.add_argument("--preset", type=one_of(PRESETS, "preset"), default="mini", help=", ".join(PRESETS))
     parser.add_argument("--teacher", required=True, help="folder of a BERT with its MLM head, in Hugging Face's layout")
     parser.add_argument("--corpus", nargs="+", required=True, help="text files, or folders of them")
@@ -99,8 +112,8 @@ def read_arguments(arguments):
     parser.add_argument("--variants", type=list_of(VARIANTS, "variant"), default=list(VARIANTS),
                         help="separated by commas")
     parser.add_argument("--report_only", action="store_true", help="report what is done, run nothing")
-    parser.add_argument("--pretrain_args", default="", help='more arguments for pretrain.py, in quotes: "--steps 5"')
-    parser.add_argument("--finetune_args", default="", help='more arguments for finetune.py, in quotes: "--epochs 1"')
+    parser.add_argument("--pretrain_args", type=words, default=[], help='more for pretrain.py: --pretrain_args="--steps 5"')
+    parser.add_argument("--finetune_args", type=words, default=[], help='more for finetune.py: --finetune_args="--epochs 1"')
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
     args = parser.parse_args(arguments)
@@ -113,12 +126,10 @@ def read_arguments(arguments):
 def main(arguments):
     args = read_arguments(arguments)
     if not args.report_only:
-        read_config(args.teacher), text_files(args.corpus)  # what is missing shows now, not hours later
-        for task in args.tasks:
-            read_train(task, args.data_dir), read_dev(task, args.data_dir)
+        check(args)
         print(f"Seeds: {args.seeds}. For each, {len(args.variants)} students to distil, {1 + len(args.variants)} models to "
               f"fine-tune on {', '.join(args.tasks)}. What is done is kept. Results: {args.out_dir}", flush=True)
-        run_experiment(args)
+        run(args)
     titles = {"teacher": "teacher", **{variant: VARIANTS[variant][0] for variant in args.variants}}
     summary = summarize(args.out_dir, args.data_dir, titles, BASELINE, args.tasks, args.seeds)
     write_report(args.out_dir, summary, f"What each part of the loss is worth: preset {args.preset}")

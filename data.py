@@ -3,6 +3,7 @@
 A block and its mask are pure functions of (seed, step, row): no state, so nothing to save and nothing to lose.
 Read next: pretrain.py (blocks) and finetune.py (tasks).
 """
+import contextlib
 import functools
 import hashlib
 import os
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from run import InputError
+from run import MASKS, ORDER, InputError
 
 # ---- The corpus: text files -> one array of token ids on disk -> blocks ----
 
@@ -38,22 +39,40 @@ def text_files(paths):
 
 def lines(file, progress):
     """A file's lines, "" where a document ends; a very long line comes in pieces, cut at spaces. Raises InputError."""
-    carried = ""
-    with open(file, encoding="utf-8-sig") as text:  # a byte-order mark is not text; \r\n reads as \n
-        try:
-            while piece := text.readline(LONGEST_PIECE):
-                progress.update(len(piece))
-                piece, carried = carried + piece, ""
-                if not piece.endswith("\n"):  # cut in mid-line: the last word waits for its other half
-                    cut = piece.rfind(" ") + 1 or len(piece)
-                    piece, carried = piece[:cut], piece[cut:]
+    carried, starts_line = "", True
+    with open_text(file) as text:
+        before = progress.n
+        while piece := text.readline(LONGEST_PIECE):
+            progress.update(before + text.buffer.tell() - progress.n)  # bytes
+            ends_line = piece.endswith("\n")
+            piece, carried = carried + piece, ""
+            if not ends_line:  # cut in mid-line, or the file's end: the last word waits for its other half
+                cut = piece.rfind(" ") + 1 or len(piece)
+                piece, carried = piece[:cut], piece[cut:]
+            if piece.strip() or (starts_line and ends_line):
                 yield piece.strip()
-        except UnicodeDecodeError as error:
-            raise InputError(f"{file}: not UTF-8 text (byte {error.object[error.start]:#04x} after about character "
-                             f"{progress.n}); convert it first, for example with iconv") from None
+            starts_line = ends_line
     if carried:
         yield carried.strip()
     yield ""
+
+
+@contextlib.contextmanager
+def open_text(path, newline=None):
+    """A text file, read as UTF-8 without its byte-order mark. Raises InputError, with the line that is not UTF-8."""
+    try:
+        with open(path, encoding="utf-8-sig", newline=newline) as file:
+            yield file
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except UnicodeDecodeError:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    line.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    raise InputError(f"{path}: line {number} is not UTF-8 text (byte {line[error.start]:#04x}); convert the "
+                                     "file first, for example with iconv") from None
 
 
 def tokenize(files, tokenizer, out):
@@ -140,7 +159,7 @@ class Blocks:
         (Liu et al. 2019, "dynamic masking"): (input_ids, labels), each (batch_size, max_length) int64 tensors."""
         places = [divmod(step * batch_size + row, self.count) for row in range(batch_size)]
         return self.masked([shuffled(self.count, seed, epoch)[place] for epoch, place in places],
-                           mlm_prob, [(seed, step, row) for row in range(batch_size)])
+                           mlm_prob, [(MASKS, seed, step, row) for row in range(batch_size)])
 
     def masked(self, numbers, mlm_prob, keys):
         """These blocks, masked, each with the random numbers of its own key: (input_ids, labels)."""
@@ -151,7 +170,7 @@ class Blocks:
 
 @functools.lru_cache(maxsize=2)  # a batch may reach over the end of an epoch
 def shuffled(count, seed, epoch):
-    return np.random.default_rng((seed, epoch)).permutation(count)
+    return np.random.default_rng((ORDER, seed, epoch)).permutation(count)
 
 
 def mask_tokens(ids, rng, mlm_prob, special, mask, vocab_size):
@@ -234,7 +253,8 @@ def read_dev(task, data_dir):
 
 def read_tsv(path, task):
     """The Examples of one of GLUE's files, a row a line; tabs separate, quotes are mere characters. Raises InputError."""
-    rows = [line.removesuffix("\r").split("\t") for line in read_text(path).split("\n")]
+    with open_text(path, newline="") as file:  # only \n ends a row: other separators may stand in the text
+        rows = [line.removesuffix("\r").split("\t") for line in file.read().split("\n")]
     if rows[-1] == [""]:
         rows.pop()  # the file's last line ends, as lines do
     columns, first = [*task.text, task.label], 0
@@ -265,18 +285,10 @@ def read_reviews(folder):
         files = sorted((folder / name).glob("*.txt"))
         if not files:
             raise InputError(f"{folder / name}: no .txt file there")
-        examples += [Example(read_text(file).replace("<br />", " "), None, number) for file in files]
+        for path in files:
+            with open_text(path) as file:
+                examples.append(Example(file.read().replace("<br />", " "), None, number))
     return examples
-
-
-def read_text(path):
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            return file.read()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from None
 
 
 def encode(examples, tokenizer, max_length):
@@ -313,7 +325,7 @@ def collate(rows, pad):
 def shuffled_batches(rows, batch_size, seed, epoch):
     """Lists of row numbers, every row once, grouped by length so that little is padding: shuffle, sort by length within
     stretches of 16 batches, and shuffle the batches."""
-    rng = np.random.default_rng((seed, epoch))
+    rng = np.random.default_rng((ORDER, seed, epoch))
     order, lengths = rng.permutation(len(rows)), np.array([len(ids) for ids, _ in rows])
     stretches = [order[i:i + 16 * batch_size] for i in range(0, len(rows), 16 * batch_size)]
     order = np.concatenate([stretch[np.argsort(lengths[stretch], kind="stable")] for stretch in stretches])

@@ -4,7 +4,6 @@
 
 Devlin et al. 2018 (arXiv:1810.04805), section 4.1; GLUE: Wang et al. 2018 (arXiv:1804.07461). Read next: ablation.py.
 """
-import argparse
 from dataclasses import replace
 from math import sqrt
 from pathlib import Path
@@ -18,8 +17,10 @@ from tqdm import tqdm
 from data import TASKS, collate, encode, read_dev, read_train, shuffled_batches, sorted_batches, task_title
 from load_hf_weights import load_model, load_tokenizer, save_model
 from model import Classifier
-from run import (InputError, Log, add_common_arguments, autocast, command_line, finish_run, finished_run, learning_rate,
-                 number, pick_device, seed_torch, write_file, write_json)
+from run import (DROPOUT, NEW_WEIGHTS, InputError, Log, Parser, add_common_arguments, autocast, command_line, finish_run,
+                 finished_run, learning_rate, number, resolve, seed_torch, write_file, write_json)
+
+CODE = ("model.py", "data.py", "finetune.py")  # what a fine-tuned model depends on
 
 
 # ---- Metrics: (predictions, targets), equally long arrays of class numbers -> float ----
@@ -72,7 +73,7 @@ def train(args, model, rows, labels, pad, device, log):
             for batch in shuffled_batches(rows, args.batch_size, args.seed, epoch):
                 inputs = (x.to(device) for x in collate([rows[i] for i in batch], pad))
                 targets = torch.tensor([labels[i] for i in batch], device=device)
-                seed_torch(args.seed, step)  # dropout
+                seed_torch(DROPOUT, args.seed, step)
                 with autocast(device, args.precision):
                     logits = model(*inputs)
                 loss = F.cross_entropy(logits.float(), targets)
@@ -104,7 +105,7 @@ def predict(model, rows, pad, device, precision, batch_size=64):
 
 
 def read_arguments(arguments):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = Parser(__doc__)
     parser.add_argument("--model", required=True, help="folder of a teacher or student")
     parser.add_argument("--task", required=True, choices=sorted(TASKS))
     parser.add_argument("--data_dir", required=True, help="folder that holds CoLA/, MNLI/, ... or glue_data/, and aclImdb/")
@@ -115,11 +116,11 @@ def read_arguments(arguments):
     parser.add_argument("--max_length", type=number(int, 5), help="tokens of a row at most; default 128, for imdb 256")
     parser.add_argument("--attention_dropout", type=number(float, 0, 1),
                         help="default: as config.json says. 0 lets the fused attention of a CPU run, faster on long texts")
-    parser.add_argument("--train_rows", type=number(int, 1), help="train on the first so many rows only")
+    parser.add_argument("--train_rows", type=number(int, 1), help="train on so many rows only, drawn at random")
     parser.add_argument("--tune", action="store_true", help="for choosing settings: leave a tenth of the training rows out, "
                         "score on it, and never open the dev set")
     add_common_arguments(parser)
-    args = parser.parse_args(arguments)
+    args = resolve(parser.parse_args(arguments))
     args.max_length = args.max_length or TASKS[args.task].max_length
     return args
 
@@ -133,7 +134,8 @@ def load_data(args):
         train, dev = [train[i] for i in order[:cut]], {"train_tenth": [train[i] for i in order[cut:]]}
     else:
         dev = read_dev(args.task, args.data_dir)
-    train = train[:args.train_rows]
+    if args.train_rows:
+        train = [train[i] for i in np.random.default_rng(1).permutation(len(train))[:args.train_rows]]
     if len({example.label for example in train}) < 2:
         raise InputError(f"{args.data_dir}: the training rows of {args.task} are all of one class; nothing can be learnt")
     return train, dev
@@ -142,12 +144,12 @@ def load_data(args):
 def main(arguments):
     """Run one fine-tuning, unless --out_dir holds it already. Returns its results, what results.json holds."""
     args = read_arguments(arguments)
-    if record := finished_run(args):
+    if record := finished_run(args, CODE, reads=(args.model,)):
         print(f"{args.out_dir}: done before, with the same arguments")
         return record["results"]
-    device = pick_device(args.device)
+    device = torch.device(args.device)
     train_set, dev_sets = load_data(args)
-    seed_torch(args.seed)  # the new pooler and classifier
+    seed_torch(NEW_WEIGHTS, args.seed)
     names = list(TASKS[args.task].labels.values())
     model = load_model(args.model, Classifier, new=("pooler", "classifier"), num_labels=len(names)).to(device)
     tokenizer = load_tokenizer(args.model)
@@ -176,7 +178,7 @@ def main(arguments):
         f"{name}\t{index}\t{names[prediction]}\t{names[target]}\n"
         for name, pair in sets.items() for index, (prediction, target) in enumerate(zip(*pair))))
     write_json(Path(args.out_dir) / "results.json", results)
-    finish_run(args, device, results=results)
+    finish_run(args, CODE, results=results)
     print(f"{args.out_dir}: {results['data']} {results['score']:.1f} ({results['sets']})")
     return results
 

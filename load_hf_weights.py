@@ -84,7 +84,10 @@ def read_weights(folder):
         raise InputError(f"{folder}: holds neither model.safetensors nor pytorch_model.bin")
     files = [name]
     if name.endswith(".index.json"):
-        files = sorted(set(read_json(folder / name).get("weight_map", {}).values()))
+        weight_map = read_json(folder / name).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+            raise InputError(f"{folder / name}: has no weight_map, the table of weights and their files")
+        files = sorted(set(weight_map.values()))
         if any(Path(file).name != file for file in files):
             raise InputError(f"{folder / name}: names a shard outside the folder")
     weights = {}
@@ -120,8 +123,8 @@ def modern_name(name, weights):
 def load_model(folder, cls=MaskedLM, new=(), **kwargs):
     """A cls (MaskedLM or Classifier) with the weights of a folder in Hugging Face's layout: fp32, on the CPU, in eval mode.
 
-    new: the parts that may start at random if the folder lacks them, "pooler" or "classifier"; "classifier", when named,
-    always does: another task's head is of no use. kwargs go to cls; num_labels, if not given, is what config.json says.
+    new: the parts that start at random, whether the folder has them or not: "pooler", "classifier". kwargs go to cls;
+    num_labels, if not given, is what config.json says.
     Raises InputError: unreadable, another architecture, weights missing (all named), of a wrong shape, or not finite."""
     config = read_config(folder)
     if cls is Classifier:
@@ -134,8 +137,7 @@ def load_model(folder, cls=MaskedLM, new=(), **kwargs):
     state, missing, wrong = {}, [], []
     for ours, parameter in model.state_dict().items():
         found = [weights.get(theirs) for theirs in names[ours]]
-        part = next((part for part, start in PARTS.items() if cls is Classifier and ours.startswith(start)), None)
-        if part in new and (part == "classifier" or any(x is None for x in found)):
+        if cls is Classifier and ours.startswith(tuple(PARTS[part] for part in new)):
             std = 0.0 if ours.endswith("bias") else config.initializer_range
             state[ours] = torch.randn(parameter.shape) * std
             continue

@@ -37,22 +37,34 @@ def cosine_loss(student_hidden, teacher_hidden):
     return (1 - F.cosine_similarity(student_hidden, teacher_hidden, dim=-1)).mean()
 
 
+def sum_over_chunks(loss, chunk_tokens, hidden, weight, bias):
+    """The sum over chunks of tokens of loss(logits, rows), where logits = hidden @ weight.T + bias: a scalar.
+
+    (tokens x 30,522) logits and their gradient would be by far the largest tensors of the training; so one chunk of
+    them exists at a time. hidden: (tokens, hidden). weight: (vocab, hidden). bias: (vocab).
+    loss(logits (chunk, vocab), rows) -> scalar, for the slice `rows` of the tokens. chunk_tokens 0: all at once."""
+    if not torch.is_grad_enabled():  # inside a Function this cannot be asked any more
+        hidden, weight, bias = hidden.detach(), weight.detach(), bias.detach()
+    return SumOverChunks.apply(loss, chunk_tokens, hidden, weight, bias)
+
+
+def cast_once(*tensors):
+    """The tensors in autocast's precision, if it is on: what several matrix products share is not cast for each."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    return tuple(x.to(torch.get_autocast_dtype(device)) for x in tensors)
+
+
 class SumOverChunks(torch.autograd.Function):
-    """The sum over chunks of tokens of loss(logits), where logits = hidden @ weight.T + bias.
-
-    (tokens x 30,522) logits and their gradient would be by far the largest tensors of the training; here one chunk of them
-    exists at a time. The forward pass already takes each chunk's gradient: of the loss by autograd, whatever its formula,
-    and of the linear map by its matrix products.
-
-    SumOverChunks.apply(loss, chunk_tokens, hidden (tokens, hidden), weight (vocab, hidden), bias (vocab)) -> scalar
-    loss(logits (chunk, vocab), rows) -> scalar, for the slice `rows` of the tokens. chunk_tokens 0: all tokens at once."""
+    """sum_over_chunks and its gradient, which the forward pass already takes, chunk by chunk: of the loss by autograd,
+    whatever its formula, and of the linear map by its matrix products."""
 
     @staticmethod
     def forward(ctx, loss, chunk_tokens, hidden, weight, bias):
         differentiate = any(ctx.needs_input_grad)
-        inputs, device, full = (hidden, weight, bias), hidden.device.type, weight.dtype
-        if torch.is_autocast_enabled(device):  # cast once, not once a chunk
-            hidden, weight, bias = (x.to(torch.get_autocast_dtype(device)) for x in inputs)
+        inputs, full = (hidden, weight, bias), weight.dtype
+        hidden, weight, bias = cast_once(*inputs)
         if differentiate:
             grad_hidden, grad_weight, grad_bias = (torch.zeros_like(x) for x in inputs)
         total, chunk_tokens = weight.new_zeros((), dtype=full), chunk_tokens or len(hidden) or 1

@@ -16,7 +16,7 @@ from torch import nn
 class BertConfig:
     """The fields of Hugging Face's config.json that BERT's arithmetic depends on, under the same names.
 
-    Raises ValueError if the attention heads do not divide the hidden size, or a size is not positive."""
+    Raises ValueError if a field is out of its range, or the attention heads do not divide the hidden size."""
     vocab_size: int = 30522
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -38,6 +38,15 @@ class BertConfig:
                      "max_position_embeddings", "type_vocab_size"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise ValueError(f"{name} must be a positive whole number, not {getattr(self, name)!r}")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "layer_norm_eps",
+                     "initializer_range"):
+            value = getattr(self, name)
+            if not (isinstance(value, (int, float)) and 0 <= value < 1) and (name, value) != ("classifier_dropout", None):
+                raise ValueError(f"{name} must be a number from 0 to 1, not {value!r}")
+        if not isinstance(self.pad_token_id, int) or not 0 <= self.pad_token_id < self.vocab_size:
+            raise ValueError(f"pad_token_id must be a number of the vocabulary, not {self.pad_token_id!r}")
+        if self.id2label is not None and not isinstance(self.id2label, dict):
+            raise ValueError(f"id2label must be a table of names, not {self.id2label!r}")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(f"hidden_size {self.hidden_size} is not divisible by "
                              f"num_attention_heads {self.num_attention_heads}")

@@ -10,16 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 from tqdm import trange
 
 from data import Blocks, corpus_tokens
 from load_hf_weights import load_model, load_tokenizer, read_config, save_model
-from losses import WEIGHTS, SumOverChunks, cosine_loss, distillation_loss, mlm_loss
+from losses import WEIGHTS, cast_once, cosine_loss, distillation_loss, mlm_loss, sum_over_chunks
 from model import MaskedLM, make_student
-from run import (InputError, Log, add_common_arguments, autocast, command_line, finish_run, finished_run, learning_rate,
-                 number, pick_device, seed_torch)
+from run import (DROPOUT, HELDOUT_MASKS, NEW_WEIGHTS, InputError, Log, Parser, add_common_arguments, autocast, command_line,
+                 finish_run, finished_run, learning_rate, number, resolve, seed_torch)
 
+CODE = ("model.py", "losses.py", "data.py", "pretrain.py")  # what a student depends on
 HELDOUT_BLOCKS = 128  # held-out text is measured on so many blocks, spread evenly over it
 
 
@@ -57,6 +59,7 @@ class TripleLoss(nn.Module):
             if "ce" in self.weights:
                 with torch.no_grad():
                     teacher_transformed = teacher.head.transform(teacher_hidden)
+                    teacher_decoder = cast_once(*teacher.decoder())
             else:
                 masked = (labels != -100).nonzero().squeeze(1)
                 hidden, labels = hidden[masked.to(hidden.device)], labels[masked]
@@ -66,15 +69,15 @@ class TripleLoss(nn.Module):
                 loss = torch.zeros((), device=logits.device)
                 if "ce" in self.weights:
                     with torch.no_grad():
-                        teacher_logits = nn.functional.linear(teacher_transformed[rows], *teacher.decoder()).float()
+                        teacher_logits = F.linear(teacher_transformed[rows], *teacher_decoder).float()
                     loss = loss + weighted("ce", distillation_loss(logits, teacher_logits, self.temperature),
                                            len(logits) / tokens_in_step)
                 if "mlm" in self.weights and (masked := int((labels[rows] != -100).sum())):
                     loss = loss + weighted("mlm", mlm_loss(logits, labels_on_device[rows]), masked / masked_in_step)
                 return loss
 
-            total = total + SumOverChunks.apply(loss_of_chunk, self.chunk_tokens, self.student.head.transform(hidden),
-                                                *self.student.decoder())
+            total = total + sum_over_chunks(loss_of_chunk, self.chunk_tokens, self.student.head.transform(hidden),
+                                            *self.student.decoder())
         return total, logged
 
 
@@ -83,7 +86,7 @@ def train(args, student, teacher, blocks, device, log):
     weights = {term: getattr(args, f"alpha_{term}") for term in WEIGHTS if getattr(args, f"use_{term}")}
     triple_loss = TripleLoss(student, teacher, weights, args.temperature, args.chunk_tokens)
     if args.chunk_tokens:
-        check_chunks(triple_loss, *blocks.training_batch(0, args.batch_size, args.mlm_prob, args.seed), device)
+        check_chunks(triple_loss, *blocks.training_batch(0, min(4, args.batch_size), args.mlm_prob, args.seed), device)
     # The authors' optimizer settings; the loss's mean is over the step, so the rate does not depend on --grad_accum.
     optimizer = torch.optim.AdamW(student.parameters(), betas=(0.9, 0.98), eps=1e-6, weight_decay=0.0, fused=True)
     student.train()
@@ -94,7 +97,7 @@ def train(args, student, teacher, blocks, device, log):
         terms = {}
         parts = zip(input_ids.tensor_split(args.grad_accum), labels.tensor_split(args.grad_accum))
         for part, (ids, part_labels) in enumerate(parts):
-            seed_torch(args.seed, step, part)  # dropout
+            seed_torch(DROPOUT, args.seed, step, part)
             with autocast(device, args.precision):
                 loss, part_terms = triple_loss(ids.to(device), part_labels, tokens, masked)
             loss.backward()
@@ -117,43 +120,43 @@ def train(args, student, teacher, blocks, device, log):
 @torch.no_grad()
 def check_chunks(triple_loss, input_ids, labels, device):
     """Refuse a formula of losses.py that couples tokens: in chunks it would silently be another loss."""
-    chunk_tokens = triple_loss.chunk_tokens
-    rows = 2 + 2 * chunk_tokens // input_ids.shape[1]  # two chunks and a ragged one
-    ids, labels = input_ids[:rows].to(device), labels[:rows]
+    chunk_tokens, masked = triple_loss.chunk_tokens, max(1, int((labels != -100).sum()))
 
-    def terms():
-        return triple_loss.eval()(ids, labels, ids.numel(), max(1, int((labels != -100).sum())))[1]
-    in_chunks, triple_loss.chunk_tokens = terms(), 0
-    at_once, triple_loss.chunk_tokens = terms(), chunk_tokens
+    def terms_in_chunks_of(tokens):
+        triple_loss.chunk_tokens = tokens
+        return triple_loss.eval()(input_ids.to(device), labels, input_ids.numel(), masked)[1]
+    in_chunks = terms_in_chunks_of(max(1, masked // 3))  # several chunks, even where only masked positions count
+    at_once = terms_in_chunks_of(0)
+    triple_loss.chunk_tokens = chunk_tokens
     for name in at_once:
-        if not torch.isclose(in_chunks[name], at_once[name], rtol=1e-3, atol=1e-5):
-            raise InputError(f"the loss {name} is {in_chunks[name]:.6g} in chunks of --chunk_tokens {chunk_tokens}, but "
-                             f"{at_once[name]:.6g} on all tokens at once: its formula is no mean over tokens; "
-                             "use --chunk_tokens 0")
+        if not torch.isclose(in_chunks[name], at_once[name], rtol=1e-3, atol=1e-5, equal_nan=True):
+            raise InputError(f"the loss {name} is {in_chunks[name]:.6g} in chunks of tokens, but {at_once[name]:.6g} on all "
+                             "at once: its formula is no mean over tokens; use --chunk_tokens 0 (and --grad_accum 1)")
 
 
 @torch.no_grad()
-def evaluate(student, teacher, blocks, precision, temperature=2.0):
+def evaluate(student, teacher, blocks, args):
     """Figures on held-out blocks, masked with fixed random numbers, the same for every run: the three losses and, over
     the masked positions, the share of words the student fills in right and the share on which it and the teacher agree.
 
     teacher may be None: then the MLM figures alone."""
     device = next(student.parameters()).device
     numbers = np.unique(np.linspace(0, blocks.count - 1, HELDOUT_BLOCKS, dtype=int))
-    input_ids, labels = blocks.masked(numbers, 0.15, [(0, number) for number in numbers])
+    input_ids, labels = blocks.masked(numbers, 0.15, [(HELDOUT_MASKS, number) for number in numbers])
     masked = max(1, int((labels != -100).sum()))
-    triple_loss = TripleLoss(student, teacher, WEIGHTS if teacher else {"mlm": 1.0}, temperature).eval()
+    weights = WEIGHTS if teacher else {"mlm": 1.0}
+    triple_loss = TripleLoss(student, teacher, weights, args.temperature, args.chunk_tokens).eval()
     sums = dict.fromkeys([*triple_loss.weights, "mlm_accuracy"], 0.0)
     if teacher:
         sums |= {"teacher_mlm_accuracy": 0.0, "teacher_agreement": 0.0}
     for ids, ids_labels in zip(input_ids.split(8), labels.split(8)):
         ids, chosen = ids.to(device), (ids_labels != -100).to(device)
-        with autocast(device, precision):
+        with autocast(device, args.precision):
             for name, term in triple_loss(ids, ids_labels, input_ids.numel(), masked)[1].items():
                 sums[name] += float(term)
 
             def guesses(model):  # (masked) ids
-                return nn.functional.linear(model.head.transform(model.bert(ids)[chosen]), *model.decoder()).argmax(-1)
+                return F.linear(model.head.transform(model.bert(ids)[chosen]), *model.decoder()).argmax(-1)
             true, student_guesses = ids_labels.to(device)[chosen], guesses(student)
             sums["mlm_accuracy"] += int((student_guesses == true).sum()) / masked
             if teacher:
@@ -164,7 +167,7 @@ def evaluate(student, teacher, blocks, precision, temperature=2.0):
 
 
 def read_arguments(arguments):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = Parser(__doc__)
     parser.add_argument("--teacher", required=True, help="folder of a BERT with its MLM head; none: train from scratch")
     parser.add_argument("--config", help="with --teacher none: folder with config.json and vocab.txt of the BERT to train")
     parser.add_argument("--corpus", nargs="+", required=True, help="text files, or folders; an empty line ends a document")
@@ -176,7 +179,7 @@ def read_arguments(arguments):
         parser.add_argument(f"--alpha_{term}", type=number(float, 0, open_low=True), default=WEIGHTS[term],
                             help="its weight")
     parser.add_argument("--init", choices=("teacher", "random"), default="teacher", help="of the student")
-    parser.add_argument("--layers", type=lambda text: [int(layer) for layer in text.split(",")],
+    parser.add_argument("--layers", type=layer_numbers,
                         help="the teacher's layers that the student gets, such as 0,2,5; default: half, evenly spaced")
     parser.add_argument("--steps", type=number(int, 1), default=1000)
     parser.add_argument("--batch_size", type=number(int, 1), default=32, help="sequences of one optimizer step")
@@ -190,7 +193,7 @@ def read_arguments(arguments):
     parser.add_argument("--chunk_tokens", type=number(int, 0), default=256,
                         help="evaluate the vocabulary losses on so many tokens at a time; 0: on all at once")
     add_common_arguments(parser)
-    args = parser.parse_args(arguments)
+    args = resolve(parser.parse_args(arguments))
     if args.teacher == "none":
         if not args.config:
             raise InputError("--teacher none needs --config FOLDER, with config.json and vocab.txt of the BERT to train")
@@ -206,13 +209,20 @@ def read_arguments(arguments):
     return args
 
 
+def layer_numbers(text):
+    try:
+        return [int(layer) for layer in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not a list of layers such as 0,2,5") from None
+
+
 def load_models(args):
     """(student, teacher or None, tokenizer). Raises InputError."""
     source = args.config if args.teacher == "none" else args.teacher
     config, tokenizer = read_config(source), load_tokenizer(source)
     if args.max_length > config.max_position_embeddings:
         raise InputError(f"--max_length {args.max_length}: {source} has {config.max_position_embeddings} positions")
-    seed_torch(args.seed)  # new weights
+    seed_torch(NEW_WEIGHTS, args.seed)
     if args.teacher == "none":
         return MaskedLM(config), None, tokenizer
     teacher = load_model(args.teacher).requires_grad_(False)
@@ -240,10 +250,10 @@ def load_blocks(args, tokenizer):
 def main(arguments):
     """Run one distillation, unless --out_dir holds it already. Returns its record, what run.json holds."""
     args = read_arguments(arguments)
-    if record := finished_run(args):
+    if record := finished_run(args, CODE, reads=(args.teacher, args.config)):
         print(f"{args.out_dir}: done before, with the same arguments")
         return record
-    device = pick_device(args.device)
+    device = torch.device(args.device)
     student, teacher, tokenizer = load_models(args)
     blocks, heldout = load_blocks(args, tokenizer)
     student.to(device)
@@ -251,13 +261,13 @@ def main(arguments):
         teacher.to(device)
     Path(args.out_dir).mkdir(parents=True, exist_ok=True)
     log = Log(args.out_dir)
-    before = evaluate(student, teacher, heldout, args.precision, args.temperature)
+    before = evaluate(student, teacher, heldout, args)
     log.write(step=0, heldout=before)
     train(args, student, teacher, blocks, device, log)
-    after = evaluate(student.eval(), teacher, heldout, args.precision, args.temperature)
+    after = evaluate(student, teacher, heldout, args)
     log.write(step=args.steps, heldout=after)
     save_model(student, tokenizer, args.out_dir)
-    record = finish_run(args, device, heldout_before=before, heldout_after=after, corpus_blocks=blocks.count,
+    record = finish_run(args, CODE, heldout_before=before, heldout_after=after, corpus_blocks=blocks.count,
                         parameters=sum(p.numel() for p in student.parameters()))
     print(f"{args.out_dir}: held out, " + ", ".join(f"{name} {before[name]:.3f} -> {after[name]:.3f}" for name in after))
     return record

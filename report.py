@@ -2,6 +2,7 @@
 
 Nothing is trained here. ablation.py says which models there are and calls write_report.
 """
+import io
 import json
 import textwrap
 from pathlib import Path
@@ -85,11 +86,11 @@ def read_heldout(out_dir, name, seeds):
 
 
 def measure_floors(out_dir, data_dir, tasks):
-    """{task: {"majority": points, "TF-IDF": points}}: what needs no BERT. Measured once, kept in floors.json."""
+    """{task: {"majority": points, "TF-IDF": points, ...}}: what needs no BERT. Measured once, kept in floors.json."""
     path = Path(out_dir) / "floors.json"
     floors = read_json(path) if path.exists() else {}
     for task in tasks:
-        if task in floors:
+        if floors.get(task, {}).get("data_dir") == data_dir:
             continue
         train, dev = read_train(task, data_dir), read_dev(task, data_dir)
         targets = np.array([example.label for example in train])
@@ -104,20 +105,22 @@ def measure_floors(out_dir, data_dir, tasks):
         model = LogisticRegression(max_iter=1000).fit(features(train), targets)
         truth = {name: np.array([example.label for example in examples]) for name, examples in dev.items()}
         floors[task] = {
+            "data_dir": data_dir,
             "majority": score(task, {name: (np.full_like(labels, majority), labels) for name, labels in truth.items()}),
             "TF-IDF": score(task, {name: (model.predict(features(dev[name])), labels) for name, labels in truth.items()})}
         write_json(path, floors)
-    return {task: floors[task] for task in tasks}
+    return floors
 
 
-def summarize(out_dir, data_dir, titles, baseline, tasks, seeds):
+def summarize(out_dir, data_dir, titles, baseline, all_tasks, seeds):
     """Everything the tables and the figures show, as plain numbers: what results.json holds.
 
     titles: {name of a model's folder: its heading}, in the report's order. Raises InputError if there is nothing to compare."""
-    outcomes = {name: found for name in titles if (found := read_outcomes(out_dir, name, tasks, seeds))}
-    tasks = [task for task in tasks if all(task in found for found in outcomes.values())]
+    outcomes = {name: found for name in titles if (found := read_outcomes(out_dir, name, all_tasks, seeds))}
+    tasks = [task for task in all_tasks if all(task in found for found in outcomes.values())]
     if baseline not in outcomes or not tasks:
-        raise InputError(f"{out_dir}: nothing to report yet: no task is done for the baseline and the others")
+        raise InputError(f"{out_dir}: nothing to report yet: no task is done for {baseline} and the others, with all "
+                         f"{seeds} seed(s)")
     glue = [task for task in tasks if task != "imdb"]  # IMDb is no GLUE task, and not in the macro-score
     columns = {**{task: outcomes[baseline][task]["data"] for task in glue}, **({"macro": "macro"} if glue else {}),
                **({"imdb": outcomes[baseline]["imdb"]["data"]} if "imdb" in tasks else {})}
@@ -136,7 +139,9 @@ def summarize(out_dir, data_dir, titles, baseline, tasks, seeds):
     for floor in ("majority", "TF-IDF"):
         scores[f"({floor})"] = with_macro({task: np.array([floors[task][floor]]) for task in tasks})
     heldout = {name: read_heldout(out_dir, name, seeds) for name in outcomes if name != "teacher"}
-    return {"seeds": seeds, "baseline": baseline, "titles": titles, "columns": columns,
+    left_out = [TASKS[task].title for task in all_tasks if task not in tasks] + [
+        title for name, title in titles.items() if name not in outcomes]
+    return {"seeds": seeds, "left_out": left_out, "baseline": baseline, "titles": titles, "columns": columns,
             "macro_of": [columns[task] for task in glue],
             "scores": {title: {column: {"mean": float(x.mean()), "sd": float(x.std(ddof=1)) if len(x) > 1 else None}
                                for column, x in by_column.items()} for title, by_column in scores.items()},
@@ -190,7 +195,8 @@ def report_text(summary, title):
         f"# {title}, {seeds} seed{'s' if seeds > 1 else ''}", "",
         f"Points out of 100. {'; '.join(metrics)}; of two figures, or two dev sets, the mean."
         + (f" Macro: the mean of {', '.join(summary['macro_of'])}." if summary["macro_of"] else "")
-        + (" Mean ± standard deviation over the seeds." if seeds > 1 else ""), "",
+        + (" Mean ± standard deviation over the seeds." if seeds > 1 else "")
+        + (f" **Left out**, as not done yet for all: {', '.join(summary['left_out'])}." if summary["left_out"] else ""), "",
         *table(["model", *columns.values()], scores), "",
         "## Change against the baseline", "",
         f"{SEVERAL_SEEDS.format(seeds=seeds) if seeds > 1 else ONE_SEED} {PAPERS_COLUMN}", "",
@@ -227,8 +233,7 @@ def plot_change(summary, title, path):
     axes.set_title(f"{title}, {summary['seeds']} seed{'s' if summary['seeds'] > 1 else ''}; lines: 95 % intervals", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    save_figure(figure, path)
 
 
 def plot_losses(summary, out_dir, path):
@@ -247,8 +252,14 @@ def plot_losses(summary, out_dir, path):
     panels[0].set_ylabel("training loss of a batch")
     handles = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels())}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, frameon=False, fontsize=9)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
+
+
+def save_figure(figure, path):
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
     plt.close(figure)
+    write_file(path, picture.getvalue())
 
 
 def write_report(out_dir, summary, title):

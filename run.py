@@ -3,7 +3,10 @@
 Nothing here is about distillation; skip it on a first reading.
 """
 import argparse
+import ast
 import contextlib
+import functools
+import hashlib
 import json
 import os
 import platform
@@ -27,6 +30,10 @@ def command_line(main):
         message = str(error)
     except OSError as error:  # a full disk, a read-only folder, a file that vanished
         message = f"{error.filename or 'file error'}: {error.strerror or error}"
+    except RuntimeError as error:  # of these torch.OutOfMemoryError is one, on a CPU it has no class of its own
+        if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
+            raise
+        message = "out of memory: lower --batch_size or --max_length; pretrain.py has --grad_accum and --chunk_tokens too"
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
@@ -48,6 +55,16 @@ def number(kind, low, high=None, open_low=False):
     return parse
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse, but a wrong argument is one line like every other error, without the usage in front of it."""
+
+    def __init__(self, docstring):
+        super().__init__(description=docstring.split("\n")[0], allow_abbrev=False)
+
+    def error(self, message):
+        raise InputError(f"{message.removeprefix('argument ')} (--help lists the arguments)")
+
+
 def add_common_arguments(parser):
     parser.add_argument("--seed", type=number(int, 0), default=0, help="of the data's order, masks, dropout and new weights")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
@@ -56,34 +73,39 @@ def add_common_arguments(parser):
     parser.add_argument("--log_every", type=number(int, 1), default=10, help="steps between two lines of log.jsonl")
 
 
-def pick_device(name):
-    """torch.device for "auto", "cpu", "cuda" or "mps". Raises InputError if it is not there."""
+def resolve(args):
+    """args with "auto" made definite, so that run.json says what was used. Raises InputError for a device not there."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        name = next(device for device, is_there in there.items() if is_there)
-    if not there[name]:
-        raise InputError(f"--device {name}: torch finds no such device here; use --device cpu")
-    return torch.device(name)
+    if args.device == "auto":
+        args.device = next(device for device, is_there in there.items() if is_there)
+    if not there[args.device]:
+        raise InputError(f"--device {args.device}: torch finds no such device here; use --device cpu")
+    if args.precision == "auto":
+        args.precision = "bf16" if multiplies_in_bf16(args.device) else "fp32"
+    return args
 
 
 def autocast(device, precision):
     """A context in which matrix products run in bf16, or in fp32; weights, softmax and losses stay in fp32 either way."""
-    if precision == "auto":
-        precision = "bf16" if multiplies_in_bf16(device) else "fp32"
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
 
 
 def multiplies_in_bf16(device):
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu":
+    if device == "cuda":
+        return torch.cuda.get_device_capability() >= (8, 0)
+    if device == "cpu":
         supported = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
         return any(check() for check in supported if check)
     return False
 
 
+# Random numbers are drawn from keys: a purpose, the seed, and where in the run (step, row, ...). No generator's state
+# needs to be kept, and no two purposes share their numbers.
+NEW_WEIGHTS, DROPOUT, ORDER, MASKS, HELDOUT_MASKS = range(1, 6)
+
+
 def seed_torch(*key):
-    """Seed weights and dropout from numbers such as (seed, step, part): no generator's state needs to be kept."""
+    """Seed new weights or dropout from a key such as (DROPOUT, seed, step)."""
     torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
 
@@ -135,10 +157,20 @@ class Log:
 ELSEWHERE = ("out_dir", "cache_dir", "log_every")  # arguments that do not change what a run computes
 
 
-def finished_run(args):
+def fingerprint(files):
+    """A digest of the code of these files of ours, comments and layout left out."""
+    trees = [ast.dump(ast.parse((Path(__file__).parent / file).read_text(encoding="utf-8"))) for file in files]
+    return hashlib.blake2b("".join(trees).encode(), digest_size=12).hexdigest()
+
+
+def finished_run(args, code, reads):
     """The record of the run that args.out_dir holds, or None if it holds no finished one.
 
-    Raises InputError if it holds another experiment, with the arguments that differ: nothing is overwritten."""
+    code: the files whose code the figures depend on. reads: the folders that the run reads models from.
+    Raises InputError if out_dir holds another experiment, with what differs, or is one of `reads`: nothing is lost."""
+    git_commit()  # now, not at the end: the code may have been edited by then
+    if any(folder and Path(folder).resolve() == Path(args.out_dir).resolve() for folder in reads):
+        raise InputError(f"--out_dir {args.out_dir} is the folder of the model that is read; choose another")
     path = Path(args.out_dir) / "run.json"
     if not path.exists():
         return None
@@ -146,22 +178,25 @@ def finished_run(args):
     old, new = record.get("arguments", {}), json.loads(json.dumps(vars(args)))
     differ = [f"{key} {old.get(key)!r}, now {new.get(key)!r}"
               for key in sorted(old.keys() | new.keys()) if key not in ELSEWHERE and old.get(key) != new.get(key)]
+    if record.get("code") != fingerprint(code):
+        differ.append(f"made by other code than {', '.join(code)} now are")
     if differ:
         raise InputError(f"{args.out_dir} holds another run ({'; '.join(differ)}); choose another --out_dir or delete it")
     return record
 
 
-def finish_run(args, device, **figures):
-    """Write run.json, the last file of a run: its presence says that the run is complete."""
+def finish_run(args, code, **figures):
+    """Write run.json, the last file of a run: its presence says that the run is complete. Returns what it holds."""
     record = {
-        "arguments": vars(args), **figures,
+        "arguments": vars(args), "code": fingerprint(code), **figures,
         "made_with": {"commit": git_commit(), "python": platform.python_version(), "torch": torch.__version__,
-                      "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+                      "device": torch.cuda.get_device_name() if args.device == "cuda" else args.device,
                       "threads": torch.get_num_threads()}}
     write_json(Path(args.out_dir) / "run.json", record)
     return record
 
 
+@functools.cache
 def git_commit():
     """The commit of the code, "+" behind it if files differ from it; None outside a git checkout."""
     def git(*words):

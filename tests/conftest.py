@@ -89,5 +89,7 @@ def refused(monkeypatch, capsys):
         with pytest.raises(SystemExit) as stop:
             command_line(module.main)
         assert stop.value.code == 2
-        return capsys.readouterr().err.strip().splitlines()[-1]
+        printed = capsys.readouterr().err
+        assert "usage:" not in printed and "Traceback" not in printed
+        return printed.replace("\r", "\n").strip().splitlines()[-1]
     return run

@@ -114,7 +114,7 @@ def test_the_bootstrap_interval_against_scipy():
     value = report.interval(100 * ((weak == targets).mean() - (strong == targets).mean()), drawn, seeds=1)
     reference = scipy.stats.bootstrap((100 * ((weak == targets).astype(float) - (strong == targets)),), np.mean, method="percentile").confidence_interval
     assert (value["low"], value["high"]) == pytest.approx((reference.low, reference.high), abs=0.6)
-    assert "noise" not in text.show_change(value)
+    assert "noise" not in report.show_change(value)
     same = report.interval(0.0, report.differences("sst2", outcome(weak, targets), outcome(weak, targets)), seeds=1)
     assert report.show_change(same) == "+0.0 [+0.0, +0.0] noise"
 
@@ -145,6 +145,7 @@ def test_a_report_of_what_is_done_so_far(world, experiment, tmp_path, capsys):
     (tmp_path / "no_ce").symlink_to(out_dir / "no_ce")
     ablation.main(arguments(world, tmp_path, "--report_only"))
     assert "no distillation loss" in capsys.readouterr().out and "cosine loss |" in (tmp_path / "report.md").read_text()
+    assert "**Left out**, as not done yet for all: teacher, no cosine loss, no MLM loss, random init" in (tmp_path / "report.md").read_text()
 
 
 def test_the_floor_against_scikit_learns_own_metrics(world, tmp_path):
@@ -162,6 +163,12 @@ def test_the_floor_against_scikit_learns_own_metrics(world, tmp_path):
     (["--seeds", "three"], "--seeds: invalid whole number value: 'three'"),
     (["--teacher", "nowhere"], "nowhere/config.json: no such file"),
     (["--data_dir", "nowhere"], "nowhere: holds no folder CoLA"),
+    (["--heldout", "nowhere.txt"], "nowhere.txt: no such file or folder"),
+    (["--pretrain_args", "--steps 0"], "--steps: 0 is not a number at least 1"),
+    (["--finetune_args=--stepz=5"], "unrecognized arguments: --stepz=5"),
+    (["--finetune_args", "--lr '1"], "--finetune_args: .*No closing quotation"),
 ])
 def test_wrong_arguments_end_in_one_line_and_status_2(world, tmp_path, refused, more, message):
-    assert re.search(message, refused(ablation, *arguments(world, tmp_path / "out", *more)))
+    line = refused(ablation, *arguments(world, tmp_path / "out", *more))
+    assert re.search(message, line), line
+    assert not (tmp_path / "out").exists()  # before any work is done

@@ -47,6 +47,13 @@ def test_a_long_line_is_cut_between_words(corpus, monkeypatch):
     assert len(corpus(b"x" * 100_000)) < 5  # one word of 100 kB, no white space to cut at
 
 
+def test_the_last_line_and_long_lines_end_no_document(corpus, monkeypatch):
+    assert corpus(b"a b\n c") == corpus(b"a b\nc\n") == ["a", "b", "c", "[SEP]"]
+    monkeypatch.setattr(data, "LONGEST_PIECE", 8)
+    assert corpus(b"banbinsb\nc") == corpus(b"banbinsb\nc\n") == ["[UNK]", "c", "[SEP]"]
+    assert corpus(b"a         \t         b\n") == ["a", "b", "[SEP]"]
+
+
 def test_tokens_are_those_of_the_tokenizer(world, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(data, "GROUP", 500)  # many groups
     tokens = corpus_tokens([world / "corpus.txt"], tokenizer, tmp_path)
@@ -84,7 +91,7 @@ def test_corpora_that_cannot_be(corpus, tokenizer, tmp_path):
     for content in (b"", b"\n \n"):
         with pytest.raises(InputError, match="no text in it"):
             corpus(content)
-    with pytest.raises(InputError, match=r"0.txt: not UTF-8 text \(byte 0xe9"):
+    with pytest.raises(InputError, match=r"0.txt: line 2 is not UTF-8 text \(byte 0xe9"):
         corpus(b"good\ncaf\xe9 bad\n")
     assert not list((tmp_path / "cache").glob("*.tmp*"))
     with pytest.raises(InputError, match="absent: no such file"):
@@ -208,7 +215,7 @@ def test_files_that_are_not_there(world, tmp_path):
     with pytest.raises(InputError, match="pos: no .txt file there"):
         read_dev("imdb", tmp_path)
     (tmp_path / "CoLA" / "train.tsv").write_bytes(b"x\t1\t\tcaf\xe9\n")
-    with pytest.raises(InputError, match="train.tsv: not UTF-8"):
+    with pytest.raises(InputError, match="train.tsv: line 1 is not UTF-8"):
         read_train("cola", tmp_path)
 
 

@@ -8,6 +8,7 @@ import pytest
 import sklearn.metrics
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 import finetune
 from conftest import TINY
@@ -113,6 +114,25 @@ def test_tune_scores_a_tenth_of_train_and_never_opens_the_dev_set(world, tmp_pat
         finetune.main([*arguments, str(tmp_path / "other")])
 
 
+def test_the_pooler_starts_new_for_the_teacher_too(world, tokenizer, tmp_path):
+    """A teacher with a pooler of its own, as bert-base-uncased has, gets the same start as a student without."""
+    weights = []
+    for name in ("without", "with"):
+        folder = shutil.copytree(world / "teacher", tmp_path / name)
+        if name == "with":
+            stored = load_file(folder / "model.safetensors")
+            save_file({**stored, "bert.pooler.dense.weight": torch.ones(32, 32), "bert.pooler.dense.bias": torch.ones(32)},
+                      folder / "model.safetensors")
+        torch.manual_seed(0)
+        weights.append(load_model(folder, Classifier, new=("pooler", "classifier")).state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert torch.equal(load_model(tmp_path / "with", Classifier, new=("classifier",)).pooler.dense.bias, torch.ones(32))
+
+
+def test_train_rows_are_drawn_from_all_classes(tune):
+    assert tune("run", "imdb", "--epochs", 1, "--train_rows", 16)["train_rows"] == 16  # its files: all of one class, then the other
+
+
 def test_attention_dropout_is_set_and_the_config_kept(tune, world, tmp_path):
     tune("run", "cola", "--epochs", 1, "--attention_dropout", 0)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["attention_probs_dropout_prob"] == TINY.attention_probs_dropout_prob
@@ -131,6 +151,7 @@ def test_a_finished_run_is_kept_and_another_one_refused(tune, capsys):
     (["--model", "nowhere"], "nowhere/config.json: no such file"),
     (["--data_dir", "nowhere"], "nowhere: holds no folder CoLA"),
     (["--task", "colla"], "--task: invalid choice: 'colla'.*cola"),
+    (["--out_dir", "TEACHER"], "--out_dir .*teacher is the folder of the model that is read"),
     (["--epochs", "0"], "--epochs: 0 is not a number at least 1"),
     (["--lr", "0"], "--lr: 0 is not a number above 0"),
     (["--max_length", "4"], "--max_length: 4 is not a number at least 5"),
@@ -140,7 +161,7 @@ def test_a_finished_run_is_kept_and_another_one_refused(tune, capsys):
 def test_wrong_arguments_end_in_one_line_and_status_2(world, tmp_path, monkeypatch, refused, more, message):
     monkeypatch.chdir(tmp_path)
     line = refused(finetune, "--model", world / "teacher", "--task", "cola", "--data_dir", world / "data", "--out_dir", "out",
-                   "--max_length", 32, *more)
+                   "--max_length", 32, *(world / "teacher" if word == "TEACHER" else word for word in more))
     assert re.search(message, line), line
     assert not (tmp_path / "out").exists()
 

@@ -29,8 +29,6 @@ def logits(folder, cls=MaskedLM, **kwargs):
         return load_model(folder, cls, **kwargs)(IDS)
 
 
-
-
 TRAPS = {
     "gamma and beta": lambda w: {k.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): v for k, v in w.items()},
     "no bert. prefix": lambda w: {k.removeprefix("bert."): v for k, v in w.items()},
@@ -79,6 +77,9 @@ def test_bin_and_shards(world, tmp_path):
         load_model(sharded)
     (sharded / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "../elsewhere.safetensors"}}))
     with pytest.raises(InputError, match="outside the folder"):
+        load_model(sharded)
+    (sharded / "model.safetensors.index.json").write_text(json.dumps({"weight_map": ["x"]}))
+    with pytest.raises(InputError, match="has no weight_map"):
         load_model(sharded)
 
 
@@ -130,6 +131,10 @@ def test_broken_safetensors(world, tmp_path, content):
     ({"position_embedding_type": "relative_key"}, "position_embedding_type"),
     ({"tie_word_embeddings": False}, "tie_word_embeddings is False"),
     ({"num_attention_heads": 5}, "hidden_size 32 is not divisible by num_attention_heads 5"),
+    ({"hidden_dropout_prob": "x"}, "hidden_dropout_prob must be a number from 0 to 1, not 'x'"),
+    ({"attention_probs_dropout_prob": 1.5}, "attention_probs_dropout_prob must be"),
+    ({"id2label": 5}, "id2label must be a table"),
+    ({"pad_token_id": None}, "pad_token_id must be"),
     ({"num_hidden_layers": "four"}, "num_hidden_layers must be a positive whole number, not 'four'"),
     ({"vocab_size": 10 ** 15}, "does not fit its config.json"),  # four petabytes, were it allocated
 ])

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from losses import SumOverChunks, cosine_loss, distillation_loss, mlm_loss
+from losses import cosine_loss, distillation_loss, mlm_loss, sum_over_chunks
 
 TOKENS, HIDDEN, VOCAB = 23, 8, 31
 
@@ -100,7 +100,7 @@ def test_chunks_change_nothing(data, mlm, ce, extra, chunk_tokens, masks):
     logits = data["hidden"] @ data["weight"].T + data["bias"]
     expected = formula(data, mlm, ce, extra)(logits, slice(None))
     expected_grads = torch.autograd.grad(expected * 3, leaves)
-    loss = SumOverChunks.apply(formula(data, mlm, ce, extra), chunk_tokens, *leaves)
+    loss = sum_over_chunks(formula(data, mlm, ce, extra), chunk_tokens, *leaves)
     assert loss.item() == pytest.approx(expected.item(), abs=1e-10)
     for grad, expected_grad in zip(torch.autograd.grad(loss * 3, leaves), expected_grads):
         assert (grad - expected_grad).abs().max() < 1e-10
@@ -108,11 +108,23 @@ def test_chunks_change_nothing(data, mlm, ce, extra, chunk_tokens, masks):
 
 def test_chunks_pass_gradcheck(data):
     leaves = [data[name].requires_grad_() for name in ("hidden", "weight", "bias")]
-    assert torch.autograd.gradcheck(lambda *x: SumOverChunks.apply(formula(data, 1, 1, 0), 7, *x), leaves)
+    assert torch.autograd.gradcheck(lambda *x: sum_over_chunks(formula(data, 1, 1, 0), 7, *x), leaves)
+
+
+def test_no_gradient_is_taken_where_none_is_wanted(data):
+    leaves, seen = [data[name].requires_grad_() for name in ("hidden", "weight", "bias")], []
+
+    def loss(logits, rows):
+        seen.append((logits.requires_grad, torch.is_grad_enabled()))
+        return logits.sum()
+    with torch.no_grad():
+        assert not sum_over_chunks(loss, 7, *leaves).requires_grad
+    assert seen == [(False, False)] * 4
+    assert sum_over_chunks(loss, 7, *leaves).requires_grad and seen[-1] == (True, True)
 
 
 def test_no_tokens_give_no_loss_and_no_gradient(data):
     leaves = [data["hidden"][:0].requires_grad_(), data["weight"].requires_grad_(), data["bias"].requires_grad_()]
-    loss = SumOverChunks.apply(formula(data, 1, 1, 0), 5, *leaves)
+    loss = sum_over_chunks(formula(data, 1, 1, 0), 5, *leaves)
     assert loss.item() == 0
     assert all(grad.abs().sum() == 0 for grad in torch.autograd.grad(loss, leaves))

@@ -151,11 +151,17 @@ def test_a_formula_that_couples_tokens_is_refused_in_chunks_and_allowed_without(
     distil("unchunked", "--chunk_tokens", 0)
 
 
+def test_a_coupled_mlm_loss_is_noticed_where_only_masked_positions_count(distil, monkeypatch):
+    monkeypatch.setattr(pretrain, "mlm_loss", lambda logits, labels: logits.mean(0).square().sum())
+    with pytest.raises(InputError, match="the loss mlm is .*--chunk_tokens 0"):
+        distil("coupled", "--use_ce", 0, "--chunk_tokens", 256)
+
+
 def test_bf16_follows_fp32(distil, tmp_path):
     for precision in ("fp32", "bf16"):
         distil(precision, "--steps", 30, "--lr", "2e-3", "--precision", precision, "--log_every", 1)
     curves = [[(line["ce"], line["mlm"], line["cos"]) for line in log_of(tmp_path / p) if "ce" in line] for p in ("fp32", "bf16")]
-    assert torch.tensor(curves[1]).allclose(torch.tensor(curves[0]), rtol=0.05, atol=0.01)
+    assert torch.tensor(curves[1]).allclose(torch.tensor(curves[0]), rtol=0.05, atol=0.01) and curves[0] != curves[1]
 
 
 def test_a_finished_run_is_kept_and_another_one_refused(distil, tmp_path, capsys):
@@ -165,6 +171,24 @@ def test_a_finished_run_is_kept_and_another_one_refused(distil, tmp_path, capsys
     with pytest.raises(InputError, match=r"holds another run \(steps 4, now 5; temperature 2.0, now 3.0\)"):
         distil("run", "--steps", 5, "--temperature", 3)
     assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_a_run_of_other_code_is_not_taken_for_this_one(distil, tmp_path, monkeypatch):
+    distil("run")
+    for file in pretrain.CODE:
+        (tmp_path / file).write_text("# a comment\n" + (ROOT / file).read_text())
+    monkeypatch.setattr("run.__file__", str(tmp_path / "run.py"))  # where the code is looked for
+    distil("run")  # comments are no code
+    (tmp_path / "losses.py").write_text((ROOT / "losses.py").read_text().replace("temperature ** 2", "temperature ** 3"))
+    with pytest.raises(InputError, match="made by other code than model.py, losses.py"):
+        distil("run")
+
+
+def test_a_run_never_overwrites_the_model_it_reads(distil, world):
+    before = (world / "teacher" / "model.safetensors").read_bytes()
+    with pytest.raises(InputError, match="is the folder of the model that is read"):
+        distil(world / "teacher")
+    assert (world / "teacher" / "model.safetensors").read_bytes() == before
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(distil, tmp_path):
@@ -193,7 +217,7 @@ def test_learning_rate():
     (["--mlm_prob", "1.5"], "--mlm_prob: 1.5 is not a number at least 0 and at most 1"),
     (["--use_mlm", "0", "--use_ce", "0", "--use_cos", "0"], "all three losses are off"),
     (["--layers", "0,4"], "--layers: the teacher has layers 0 to 3, not 4"),
-    (["--layers", "a"], "--layers: invalid"),
+    (["--layers", "a"], "--layers: a is not a list of layers"),
     (["--grad_accum", "99", "--batch_size", "8"], "--grad_accum 99 is more parts"),
     (["--config", "x"], "--config goes with --teacher none"),
     (["--teacher", "none"], "--teacher none needs --config"),
