@@ -266,6 +266,8 @@ def main(arguments):
     train(args, student, teacher, blocks, device, log)
     after = evaluate(student, teacher, heldout, args)
     log.write(step=args.steps, heldout=after)
+    if not np.isfinite(sum(after.values())):  # the last step, which no loss has been taken of yet
+        raise InputError(f"step {args.steps}: the held-out loss is not a finite number ({after}); lower --lr")
     save_model(student, tokenizer, args.out_dir)
     record = finish_run(args, CODE, heldout_before=before, heldout_after=after, corpus_blocks=blocks.count,
                         parameters=sum(p.numel() for p in student.parameters()))
