@@ -73,14 +73,15 @@ def open_text(path, newline=None):
                 except UnicodeDecodeError as error:
                     raise InputError(f"{path}: line {number} is not UTF-8 text (byte {line[error.start]:#04x}); convert the "
                                      "file first, for example with iconv") from None
+        raise
 
 
 def tokenize(files, tokenizer, out):
     """Append the ids of all files to the binary file `out`: a document's lines one after the other, then [SEP]."""
     dtype, sep = token_dtype(tokenizer), tokenizer.token_to_id("[SEP]")
     ended = True  # no [SEP] at the start, and none behind another
-    size = sum(os.path.getsize(file) for file in files)
-    with tqdm(total=size, unit="B", unit_scale=True, desc="tokenizing", leave=False) as progress:
+    total = sum(os.path.getsize(file) for file in files)
+    with tqdm(total=total, unit="B", unit_scale=True, desc="tokenizing", leave=False) as progress:
         for file in files:
             group, size = [], 0
             for line in lines(file, progress):

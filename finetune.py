@@ -100,6 +100,8 @@ def predict(model, rows, pad, device, precision, batch_size=64):
     for batch in sorted_batches(rows, batch_size):
         with autocast(device, precision):
             logits = model(*(x.to(device) for x in collate([rows[i] for i in batch], pad)))
+        if not logits.isfinite().all():  # the last step, which no loss was taken of, ruined the weights
+            raise InputError("the trained model's logits are not finite numbers; lower --lr")
         predictions[batch] = logits.float().argmax(-1).cpu().numpy()
     return predictions
 
@@ -154,8 +156,7 @@ def main(arguments):
     model = load_model(args.model, Classifier, new=("pooler", "classifier"), num_labels=len(names)).to(device)
     tokenizer = load_tokenizer(args.model)
     if args.max_length > model.config.max_position_embeddings:
-        raise InputError(f"--max_length {args.max_length}: {args.model} has {model.config.max_position_embeddings} positions"
-                         f"; give fewer")
+        raise InputError(f"--max_length {args.max_length}: {args.model} has {model.config.max_position_embeddings} positions")
     if args.attention_dropout is not None:
         for layer in model.bert.layers:
             layer.attention_dropout = args.attention_dropout
