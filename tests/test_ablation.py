@@ -149,7 +149,7 @@ def test_a_report_of_what_is_done_so_far(world, experiment, tmp_path, capsys):
 
 
 def test_the_floor_against_scikit_learns_own_metrics(world, tmp_path):
-    floors = report.measure_floors(tmp_path, world / "data", ["mrpc"])
+    floors = report.measure_floors(tmp_path, str(world / "data"), ["mrpc"])
     ones = [1] * 32 + [0] * 32
     assert floors["mrpc"]["majority"] == pytest.approx(100 * np.mean([  # half of the rows are 1; argmax takes the first of equals, 0
         sklearn.metrics.f1_score(ones, [0] * 64, zero_division=0), sklearn.metrics.accuracy_score(ones, [0] * 64)]))
