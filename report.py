@@ -228,7 +228,7 @@ def plot_change(summary, title, path):
     headings = [f"macro of {', '.join(summary['macro_of'])}" if column == "macro" else heading
                 for column, heading in columns.items()]
     axes.set_xticks([*range(len(columns)), paper_place],
-                    [textwrap.fill(text, 18) for text in (*headings, "the paper's Table 4 (GLUE macro, full scale)")])
+                    [textwrap.fill(text, 16) for text in (*headings, "the paper's Table 4 (GLUE macro, full scale)")])
     axes.set_ylabel("points against the full loss")
     axes.set_title(f"{title}, {summary['seeds']} seed{'s' if summary['seeds'] > 1 else ''}; lines: 95 % intervals", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
@@ -245,11 +245,13 @@ def plot_losses(summary, out_dir, path):
             lines = map(json.loads, Path(out_dir, name, "seed0", "log.jsonl").read_text(encoding="utf-8").splitlines())
             points = [(line["step"], line[term]) for line in lines if term in line]
             if points:
-                axes.plot(*zip(*points), color=COLOURS.get(name, "#999999"), label=summary["titles"][name], linewidth=1.3)
+                window = min(9, len(points))  # a batch's loss says more of the batch than of the student
+                steps, values = (np.convolve(x, np.ones(window) / window, "valid") for x in zip(*points))
+                axes.plot(steps, values, color=COLOURS.get(name, "#999999"), label=summary["titles"][name], linewidth=1.3)
         axes.set_title(title, fontsize=11)
         axes.set_xlabel("step")
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("training loss of a batch")
+    panels[0].set_ylabel("training loss, mean of 9 logged steps")
     handles = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels())}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, frameon=False, fontsize=9)
     save_figure(figure, path)
