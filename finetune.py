@@ -20,7 +20,7 @@ from model import Classifier
 from run import (DROPOUT, NEW_WEIGHTS, InputError, Log, Parser, add_common_arguments, autocast, command_line, finish_run,
                  finished_run, learning_rate, number, resolve, seed_torch, write_file, write_json)
 
-CODE = ("model.py", "data.py", "finetune.py")  # what a fine-tuned model depends on
+CODE = ("run.py", "model.py", "data.py", "load_hf_weights.py", "finetune.py")  # what a fine-tuned model depends on
 
 
 # ---- Metrics: (predictions, targets), equally long arrays of class numbers -> float ----

@@ -21,7 +21,7 @@ from model import MaskedLM, make_student
 from run import (DROPOUT, HELDOUT_MASKS, NEW_WEIGHTS, InputError, Log, Parser, add_common_arguments, autocast, command_line,
                  finish_run, finished_run, learning_rate, number, resolve, seed_torch)
 
-CODE = ("model.py", "losses.py", "data.py", "pretrain.py")  # what a student depends on
+CODE = ("run.py", "model.py", "losses.py", "data.py", "load_hf_weights.py", "pretrain.py")  # what a student depends on
 HELDOUT_BLOCKS = 128  # held-out text is measured on so many blocks, spread evenly over it
 
 

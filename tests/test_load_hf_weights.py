@@ -9,7 +9,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from conftest import SHARED, TINY
+from conftest import SHARED
 from load_hf_weights import load_model, load_tokenizer, read_config, save_model
 from model import Classifier, MaskedLM, make_student
 from run import InputError

@@ -180,7 +180,7 @@ def test_a_run_of_other_code_is_not_taken_for_this_one(distil, tmp_path, monkeyp
     monkeypatch.setattr("run.__file__", str(tmp_path / "run.py"))  # where the code is looked for
     distil("run")  # comments are no code
     (tmp_path / "losses.py").write_text((ROOT / "losses.py").read_text().replace("temperature ** 2", "temperature ** 3"))
-    with pytest.raises(InputError, match="made by other code than model.py, losses.py"):
+    with pytest.raises(InputError, match="made by other code than run.py, model.py, losses.py"):
         distil("run")
 
 
