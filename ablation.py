@@ -1,21 +1,30 @@
 """The experiment: what each part of the triple loss, and the teacher's initialisation, is worth.
 
+    python ablation.py                                             (in a miniature language, on a CPU, minutes)
     python ablation.py --preset mini --teacher FOLDER --corpus FILE_OR_FOLDER --data_dir FOLDER
 
 Distils one student per variant, fine-tunes the teacher and every student on every task, and reports the differences.
-What is done already is not done again. Sanh et al. 2019 (arXiv:1910.01108), section 4.2 and Table 4.
+What is up to date is not done again. Sanh et al. 2019 (arXiv:1910.01108), section 4.2 and Table 4.
 """
 import argparse
 import difflib
+import os
+import resource
 import shlex
+import sys
+import time
 from pathlib import Path
+
+import torch
 
 import finetune
 import pretrain
-from data import TASKS, read_dev, read_train, text_files
-from load_hf_weights import load_model
+import toy
+from data import TASKS, collate, encode, read_dev, read_train, text_files
+from load_hf_weights import load_model, load_tokenizer
+from model import Classifier
 from report import summarize, write_report
-from run import InputError, Parser, command_line, number
+from run import InputError, Parser, autocast, command_line, number, outdated
 
 # name: (heading, what it changes against the baseline, as arguments of pretrain.py). A line more is a variant more.
 VARIANTS = {
@@ -27,7 +36,15 @@ VARIANTS = {
 }
 BASELINE = "full"
 
+HERE = os.path.relpath(Path(__file__).parent)
 PRESETS = {
+    "toy": {  # the miniature language of toy.py, with a teacher that lies ready
+        "world": ["--out_dir", "runs/toy/world", "--seed", "1"],
+        "teacher": os.path.join(HERE, "assets", "toy-teacher"), "corpus": ["runs/toy/world/corpus.txt"],
+        "heldout": ["runs/toy/world/heldout.txt"], "data_dir": "runs/toy/world",
+        "pretrain": ["--steps", "300", "--batch_size", "32", "--max_length", "64", "--lr", "1e-3", "--precision", "fp32"],
+        "finetune": ["--epochs", "5", "--batch_size", "32", "--max_length", "64", "--lr", "5e-4", "--precision", "fp32"],
+    },
     "mini": {  # a small pretrained BERT on a CPU of two cores
         "pretrain": ["--steps", "200", "--batch_size", "16", "--lr", "5e-4", "--log_every", "5"],
         "finetune": ["--epochs", "3", "--batch_size", "32", "--lr", "1e-4", "--attention_dropout", "0"],
@@ -43,19 +60,20 @@ PRESETS = {
 
 def commands(args):
     """Every step of the experiment in order, each (module, its arguments)."""
-    on = ["--device", args.device, "--precision", args.precision]
+    on = ["--device", args.device, "--overwrite", *(["--precision", args.precision] if args.precision else [])]
+    preset = PRESETS[args.preset]
     for seed in range(args.seeds):
         for name in ("teacher", *args.variants):
             folder = Path(args.out_dir, name, f"seed{seed}")
             if name != "teacher":
                 yield pretrain, ["--teacher", args.teacher, "--corpus", *args.corpus,
                                  *(["--heldout", *args.heldout] if args.heldout else []),
-                                 "--out_dir", str(folder), "--seed", str(seed), *PRESETS[args.preset]["pretrain"],
-                                 *VARIANTS[name][1], *on, *args.pretrain_args]
+                                 "--out_dir", str(folder), "--seed", str(seed), *preset["pretrain"], *VARIANTS[name][1], *on,
+                                 *args.pretrain_args]
             for task in args.tasks:
                 yield finetune, ["--model", args.teacher if name == "teacher" else str(folder), "--task", task,
                                  "--data_dir", args.data_dir, "--out_dir", str(folder / task), "--seed", str(seed),
-                                 *PRESETS[args.preset]["finetune"], *on, *args.finetune_args]
+                                 *preset["finetune"], *on, *args.finetune_args]
 
 
 def check(args):
@@ -67,10 +85,72 @@ def check(args):
         read_train(task, args.data_dir), read_dev(task, args.data_dir)
 
 
-def run(args):
-    """Run in this process what is not done yet, each step shown as a reader would type it."""
+def missing(args):
+    """The commands whose run is not there, or is made of other things than it would be now."""
+    to_do, students = [], set()  # students: the folders of those still to be distilled, whose fine-tunings must follow
     for module, arguments in commands(args):
-        print(f"\n$ {shlex.join(['python', f'{module.__name__}.py', *arguments])}", flush=True)
+        run = module.read_arguments(arguments)
+        if getattr(run, "model", None) in students or outdated(run, module.made_of(run)) != []:
+            to_do.append((module, arguments))
+            students |= {run.out_dir} if module is pretrain else set()
+    return to_do
+
+
+def estimate(args, to_do):
+    """About how many seconds these commands take here, from one timed step of the baseline and one of each fine-tuning."""
+    timed, seconds = {}, 0.0
+    for module, arguments in to_do:
+        run = module.read_arguments(arguments)
+        if module is pretrain:
+            if "distillation" not in timed:
+                timed["distillation"] = time_distillation(run)
+            seconds += timed["distillation"] * run.steps
+        else:
+            if run.task not in timed:
+                timed[run.task] = time_fine_tuning(run, args.teacher)
+            # A student has half of the teacher's layers.
+            seconds += timed[run.task] * (1 if run.model == args.teacher else 0.5)
+    return seconds
+
+
+def time_distillation(run):
+    """Seconds of one step, the optimizer's part left out."""
+    student, teacher, tokenizer = pretrain.load_models(run)
+    device = torch.device(run.device)
+    loss = pretrain.TripleLoss(student.to(device), teacher.to(device), run.weights, run.temperature, run.chunk_tokens)
+    input_ids, labels = pretrain.load_blocks(run, tokenizer)[0].training_batch(0, run.batch_size // run.grad_accum, run.mlm_prob, 0)
+
+    def step():
+        with autocast(device, run.precision):
+            loss(input_ids.to(device), labels, labels.numel(), labels.numel())[0].backward()
+    return run.grad_accum * timed_once_warm(step)
+
+
+def time_fine_tuning(run, teacher):
+    """Seconds of fine-tuning the teacher, the optimizer's part and the evaluation left out."""
+    examples, _ = finetune.load_data(run)
+    rows = encode(examples[::max(1, len(examples) // (8 * run.batch_size))], load_tokenizer(teacher), run.max_length)
+    rows.sort(key=lambda row: len(row[0]))
+    model = load_model(teacher, Classifier, new=("pooler", "classifier"), num_labels=2).to(run.device)
+    inputs = [x.to(run.device) for x in collate(rows[len(rows) // 2:][:run.batch_size], 0)]  # of the middle length
+
+    def step():
+        with autocast(torch.device(run.device), run.precision):
+            model(*inputs).float().square().mean().backward()
+    return timed_once_warm(step) * run.epochs * len(examples) / len(inputs[0])
+
+
+def timed_once_warm(step):
+    step()
+    started = time.monotonic()
+    step()
+    return time.monotonic() - started
+
+
+def run(to_do):
+    """Run these commands in this process, each shown as a reader would type it."""
+    for number, (module, arguments) in enumerate(to_do, 1):
+        print(f"\n[{number}/{len(to_do)}] $ {shlex.join(['python', f'{module.__name__}.py', *arguments])}", flush=True)
         module.main(arguments)
 
 
@@ -100,11 +180,11 @@ def list_of(known, what):
 
 def read_arguments(arguments):
     parser = Parser(__doc__)
-    parser.add_argument("--preset", type=one_of(PRESETS, "preset"), default="mini", help=", ".join(PRESETS))
-    parser.add_argument("--teacher", required=True, help="folder of a BERT with its MLM head, in Hugging Face's layout")
-    parser.add_argument("--corpus", nargs="+", required=True, help="text files, or folders of them")
+    parser.add_argument("--preset", type=one_of(PRESETS, "preset"), default="toy", help=", ".join(PRESETS))
+    parser.add_argument("--teacher", help="folder of a BERT with its MLM head, in Hugging Face's layout")
+    parser.add_argument("--corpus", nargs="+", help="text files, or folders of them")
     parser.add_argument("--heldout", nargs="+", help="text to measure on; default: a slice of the corpus, not trained on")
-    parser.add_argument("--data_dir", required=True, help="folder that holds CoLA/, MNLI/, ... or glue_data/, and aclImdb/")
+    parser.add_argument("--data_dir", help="folder that holds CoLA/, MNLI/, ... or glue_data/, and aclImdb/")
     parser.add_argument("--out_dir", help="default: runs/PRESET")
     parser.add_argument("--seeds", type=number(int, 1), default=1, help="repeat everything with seeds 0 to N - 1")
     parser.add_argument("--tasks", type=list_of(TASKS, "task"), default=["cola", "mnli", "mrpc", "imdb"],
@@ -115,8 +195,14 @@ def read_arguments(arguments):
     parser.add_argument("--pretrain_args", type=words, default=[], help='more for pretrain.py: --pretrain_args="--steps 5"')
     parser.add_argument("--finetune_args", type=words, default=[], help='more for finetune.py: --finetune_args="--epochs 1"')
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), help="default: as the preset says, or auto")
     args = parser.parse_args(arguments)
+    preset = PRESETS[args.preset]
+    if not (args.teacher or args.corpus or args.heldout or args.data_dir):  # then the preset's own
+        args.teacher, args.corpus, args.heldout, args.data_dir = map(preset.get, ("teacher", "corpus", "heldout", "data_dir"))
+    for name in ("teacher", "corpus", "data_dir"):
+        if not getattr(args, name):
+            raise InputError(f"--{name}: missing; preset {args.preset} needs --teacher, --corpus and --data_dir")
     args.out_dir = args.out_dir or f"runs/{args.preset}"
     if BASELINE not in args.variants:
         raise InputError(f"--variants must hold {BASELINE}: the others are compared with it")
@@ -124,15 +210,28 @@ def read_arguments(arguments):
 
 
 def main(arguments):
-    args = read_arguments(arguments)
+    started, args = time.monotonic(), read_arguments(arguments)
+    if args.data_dir == PRESETS[args.preset].get("data_dir"):
+        toy.main([*PRESETS[args.preset]["world"], "--overwrite"])
     if not args.report_only:
         check(args)
-        print(f"Seeds: {args.seeds}. For each, {len(args.variants)} students to distil, {1 + len(args.variants)} models to "
-              f"fine-tune on {', '.join(args.tasks)}. What is done is kept. Results: {args.out_dir}", flush=True)
-        run(args)
+        to_do = missing(args)
+        print(f"{len(args.variants)} students to distil from {args.teacher}, {1 + len(args.variants)} models to fine-tune on "
+              f"{', '.join(args.tasks)}, with {args.seeds} seed(s): {len(list(commands(args)))} runs, of which {len(to_do)} are to "
+              f"do. Results: {args.out_dir}", flush=True)
+        if to_do:
+            print(f"About {estimate(args, to_do) / 60:.0f} minutes on this machine ({torch.get_num_threads()} threads).", flush=True)
+            run(to_do)
     titles = {"teacher": "teacher", **{variant: VARIANTS[variant][0] for variant in args.variants}}
     summary = summarize(args.out_dir, args.data_dir, titles, BASELINE, args.tasks, args.seeds)
     write_report(args.out_dir, summary, f"What each part of the loss is worth: preset {args.preset}")
+    print(f"{(time.monotonic() - started) / 60:.1f} minutes, {peak_memory():.1f} GiB of memory at the peak")
+
+
+def peak_memory():
+    """Of this process so far, in GiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes; on macOS bytes
+    return peak / (2 ** 30 if sys.platform == "darwin" else 2 ** 20)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from run import MASKS, ORDER, InputError
+from run import MASKS, ORDER, InputError, files_digest
 
 # ---- The corpus: text files -> one array of token ids on disk -> blocks ----
 
@@ -115,12 +115,7 @@ def corpus_tokens(paths, tokenizer, cache_dir):
 
     Made once and kept in cache_dir under a name that follows from the text and the tokenizer. Raises InputError."""
     files = text_files(paths)
-    digest = hashlib.blake2b(tokenizer.to_str().encode(), digest_size=12)
-    for file in files:
-        digest.update(b"\0file\0")
-        with open(file, "rb") as bytes_of:
-            while part := bytes_of.read(1 << 20):
-                digest.update(part)
+    digest = hashlib.blake2b(f"{files_digest(files)} {tokenizer.to_str()}".encode(), digest_size=12)
     path = Path(cache_dir) / f"tokens-{digest.hexdigest()}.bin"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -238,6 +233,15 @@ def task_title(task, data_dir):
     return TASKS[task].title
 
 
+def task_files(task, data_dir, train_only=False):
+    """The files that a task's rows stand in, and the README that names them. Raises InputError."""
+    folder = task_folder(task, data_dir)
+    readme = [folder / name for name in ("README", "README.txt") if (folder / name).is_file()]
+    if task == "imdb":
+        return readme + [path for split in (("train",) if train_only else ("train", "test")) for path in review_files(folder / split)]
+    return readme + [folder / name for name in (("train.tsv",) if train_only else ("train.tsv", *TASKS[task].dev))]
+
+
 def read_train(task, data_dir):
     """The training set, a list of Examples. Raises InputError."""
     folder = task_folder(task, data_dir)
@@ -279,16 +283,23 @@ def read_tsv(path, task):
     return examples
 
 
-def read_reviews(folder):
-    """The Examples of aclImdb's train or test folder: neg/*.txt and pos/*.txt, sorted by name. Raises InputError."""
-    examples = []
-    for number, name in enumerate(TASKS["imdb"].labels):
-        files = sorted((folder / name).glob("*.txt"))
-        if not files:
+def review_files(folder):
+    """neg/*.txt and then pos/*.txt of aclImdb's train or test folder, sorted by name. Raises InputError."""
+    files = []
+    for name in TASKS["imdb"].labels:
+        found = sorted((folder / name).glob("*.txt"))
+        if not found:
             raise InputError(f"{folder / name}: no .txt file there")
-        for path in files:
-            with open_text(path) as file:
-                examples.append(Example(file.read().replace("<br />", " "), None, number))
+        files += found
+    return files
+
+
+def read_reviews(folder):
+    """The Examples of aclImdb's train or test folder. Raises InputError."""
+    classes, examples = list(TASKS["imdb"].labels), []
+    for path in review_files(folder):
+        with open_text(path) as file:
+            examples.append(Example(file.read().replace("<br />", " "), None, classes.index(path.parent.name)))
     return examples
 
 

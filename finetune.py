@@ -4,6 +4,7 @@
 
 Devlin et al. 2018 (arXiv:1810.04805), section 4.1; GLUE: Wang et al. 2018 (arXiv:1804.07461). Read next: ablation.py.
 """
+import time
 from dataclasses import replace
 from math import sqrt
 from pathlib import Path
@@ -14,11 +15,11 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from data import TASKS, collate, encode, read_dev, read_train, shuffled_batches, sorted_batches, task_title
-from load_hf_weights import load_model, load_tokenizer, save_model
+from data import TASKS, collate, encode, read_dev, read_train, shuffled_batches, sorted_batches, task_files, task_title
+from load_hf_weights import load_model, load_tokenizer, model_files, save_model
 from model import Classifier
-from run import (DROPOUT, NEW_WEIGHTS, InputError, Log, Parser, add_common_arguments, autocast, command_line, finish_run,
-                 finished_run, learning_rate, number, resolve, seed_torch, write_file, write_json)
+from run import (DROPOUT, NEW_WEIGHTS, InputError, Log, Parser, add_common_arguments, autocast, code_digest, command_line,
+                 files_digest, finish_run, finished_run, learning_rate, number, resolve, seed_torch, write_file, write_json)
 
 CODE = ("run.py", "model.py", "data.py", "load_hf_weights.py", "finetune.py")  # what a fine-tuned model depends on
 
@@ -127,6 +128,12 @@ def read_arguments(arguments):
     return args
 
 
+def made_of(args):
+    """What the run depends on, besides its arguments: {what: digest}."""
+    return {"code": code_digest(CODE), "model": files_digest(model_files(args.model)),
+            "data_dir": files_digest(task_files(args.task, args.data_dir, train_only=args.tune))}
+
+
 def load_data(args):
     """(training examples, {name of the set to score: examples}). Raises InputError."""
     train = read_train(args.task, args.data_dir)
@@ -145,9 +152,9 @@ def load_data(args):
 
 def main(arguments):
     """Run one fine-tuning, unless --out_dir holds it already. Returns its results, what results.json holds."""
-    args = read_arguments(arguments)
-    if record := finished_run(args, CODE, reads=(args.model,)):
-        print(f"{args.out_dir}: done before, with the same arguments")
+    started, args = time.monotonic(), read_arguments(arguments)
+    sources = made_of(args)
+    if record := finished_run(args, sources, reads=(args.model,)):
         return record["results"]
     device = torch.device(args.device)
     train_set, dev_sets = load_data(args)
@@ -179,7 +186,7 @@ def main(arguments):
         f"{name}\t{index}\t{names[prediction]}\t{names[target]}\n"
         for name, pair in sets.items() for index, (prediction, target) in enumerate(zip(*pair))))
     write_json(Path(args.out_dir) / "results.json", results)
-    finish_run(args, CODE, results=results)
+    finish_run(args, sources, started, results=results)
     print(f"{args.out_dir}: {results['data']} {results['score']:.1f} ({results['sets']})")
     return results
 

@@ -74,25 +74,40 @@ def read_config(folder):
         raise InputError(f"{path}: {error}") from None
 
 
-def read_weights(folder):
-    """{Hugging Face's name: tensor} from safetensors or .bin, whole or in shards; old names made new. Raises InputError."""
+def weight_files(folder):
+    """The files that hold a folder's weights, and before them the index of the shards, if there is one. Raises InputError."""
     folder = Path(folder)
     for name in ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"):
         if (folder / name).exists():
             break
     else:
         raise InputError(f"{folder}: holds neither model.safetensors nor pytorch_model.bin")
-    files = [name]
-    if name.endswith(".index.json"):
-        weight_map = read_json(folder / name).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
-            raise InputError(f"{folder / name}: has no weight_map, the table of weights and their files")
-        files = sorted(set(weight_map.values()))
-        if any(Path(file).name != file for file in files):
-            raise InputError(f"{folder / name}: names a shard outside the folder")
+    if not name.endswith(".index.json"):
+        return [folder / name]
+    weight_map = read_json(folder / name).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise InputError(f"{folder / name}: has no weight_map, the table of weights and their files")
+    files = sorted(set(weight_map.values()))
+    if any(Path(file).name != file for file in files):
+        raise InputError(f"{folder / name}: names a shard outside the folder")
+    return [folder / name, *(folder / file for file in files)]
+
+
+def model_files(folder, weights=True):
+    """All files that a model of this folder is made of; weights False: its config and vocabulary alone. Raises InputError."""
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder / 'config.json'}: no such file")
+    words = [folder / name for name in ("tokenizer.json", "vocab.txt", "tokenizer_config.json") if (folder / name).exists()]
+    return [folder / "config.json", *words, *(weight_files(folder) if weights else [])]
+
+
+def read_weights(folder):
+    """{Hugging Face's name: tensor} from safetensors or .bin, whole or in shards; old names made new. Raises InputError."""
     weights = {}
-    for file in files:
-        weights.update(read_weight_file(folder / file))
+    for file in weight_files(folder):
+        if file.suffix != ".json":
+            weights.update(read_weight_file(file))
     return {modern_name(name, weights): tensor for name, tensor in weights.items()}
 
 

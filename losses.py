@@ -2,14 +2,12 @@
 
 Each formula is the mean of one term per token, over the tokens it is given: padding is left out by the caller,
 and logits come in the full precision of the weights. Edit them freely; gradients come from autograd.
+A formula names what it wants as its arguments: student_logits, teacher_logits (tokens, vocab), labels (tokens);
+or student_hidden, teacher_hidden (tokens, hidden), of the last layer; and temperature. A line in TERMS makes it a loss.
 Sanh et al. 2019 (arXiv:1910.01108), section 3. Read next: pretrain.py, which calls them.
 """
 import torch
 import torch.nn.functional as F
-
-# The authors' published weights: alpha_ce, alpha_mlm, alpha_cos of their training command.
-WEIGHTS = {"ce": 5.0, "mlm": 2.0, "cos": 1.0}
-
 
 def mlm_loss(student_logits, labels):
     """Masked language modelling: cross-entropy with the true word at the masked positions. The paper's L_mlm, BERT's own.
@@ -35,6 +33,16 @@ def cosine_loss(student_hidden, teacher_hidden):
 
     Both: (tokens, hidden)."""
     return (1 - F.cosine_similarity(student_hidden, teacher_hidden, dim=-1)).mean()
+
+
+# name: (formula, weight); the weights are alpha_ce, alpha_mlm and alpha_cos of the authors' published training command.
+# A line more is a loss more, with the flags --use_NAME and --alpha_NAME; of weight 0 it is off until a flag says otherwise.
+TERMS = {
+    "ce": (distillation_loss, 5.0),
+    "mlm": (mlm_loss, 2.0),
+    "cos": (cosine_loss, 1.0),
+}
+WEIGHTS = {name: weight for name, (_, weight) in TERMS.items()}
 
 
 def sum_over_chunks(loss, chunk_tokens, hidden, weight, bias):

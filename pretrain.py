@@ -6,6 +6,9 @@ With --teacher none --config FOLDER it trains a BERT from scratch, on the MLM lo
 Sanh et al. 2019 (arXiv:1910.01108), section 3. Read next: finetune.py.
 """
 import argparse
+import collections
+import inspect
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +17,12 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import trange
 
-from data import Blocks, corpus_tokens
-from load_hf_weights import load_model, load_tokenizer, read_config, save_model
-from losses import WEIGHTS, cast_once, cosine_loss, distillation_loss, mlm_loss, sum_over_chunks
+from data import Blocks, corpus_tokens, text_files
+from load_hf_weights import load_model, load_tokenizer, model_files, read_config, save_model
+from losses import TERMS, cast_once, sum_over_chunks
 from model import MaskedLM, make_student
-from run import (DROPOUT, HELDOUT_MASKS, NEW_WEIGHTS, InputError, Log, Parser, add_common_arguments, autocast, command_line,
-                 finish_run, finished_run, learning_rate, number, resolve, seed_torch)
+from run import (DROPOUT, HELDOUT_MASKS, NEW_WEIGHTS, InputError, Log, Parser, add_common_arguments, autocast, code_digest,
+                 command_line, files_digest, finish_run, finished_run, learning_rate, number, resolve, seed_torch)
 
 CODE = ("run.py", "model.py", "losses.py", "data.py", "load_hf_weights.py", "pretrain.py")  # what a student depends on
 HELDOUT_BLOCKS = 128  # held-out text is measured on so many blocks, spread evenly over it
@@ -30,61 +33,78 @@ class TripleLoss(nn.Module):
     the student's decoder and none through the teacher's; without CE and cosine the teacher is not run at all."""
 
     def __init__(self, student, teacher, weights, temperature=2.0, chunk_tokens=256):
-        """weights: {"ce" | "mlm" | "cos": alpha}, of the active terms alone."""
+        """weights: {name of a term in losses.TERMS: alpha}, of the active terms alone."""
         super().__init__()
         self.student, self.weights, self.temperature, self.chunk_tokens = student, weights, temperature, chunk_tokens
         self.teacher = [teacher]  # in a list it is no part of this module: never trained, saved or put into training mode
+        self.wants = {name: wanted_by(TERMS[name][0]) for name in weights}
 
     def forward(self, input_ids, labels, tokens_in_step, masked_in_step):
         """(total, {term: value}) of input_ids and labels, (batch, length); labels on the CPU.
 
-        Each term is the sum over this part's tokens divided by tokens_in_step or masked_in_step, what the whole optimizer
-        step counts: the parts of a step add up to its means."""
+        Each term is the sum over this part's tokens divided by tokens_in_step or, where labels matter, by masked_in_step,
+        what the whole optimizer step counts: the parts of a step add up to its means."""
         teacher, = self.teacher
-        logged = {}
+        wanted = set().union(*self.wants.values())
+        on_logits = [name for name, wants in self.wants.items() if "student_logits" in wants]
+        on_hidden = [name for name in self.weights if name not in on_logits]
+        total, logged = torch.zeros((), device=input_ids.device), {}
 
-        def weighted(name, loss, share):
-            logged[name] = logged.get(name, 0.0) + loss.detach() * share
-            return self.weights[name] * loss * share
+        def weighted(name, share, **values):
+            formula = TERMS[name][0]
+            loss = formula(**{word: values[word] for word in self.wants[name] if word in values}) * share
+            logged[name] = logged.get(name, 0.0) + loss.detach()
+            return self.weights[name] * loss
 
-        total = torch.zeros((), device=input_ids.device)
         labels = labels.flatten()
         hidden = self.student.bert(input_ids).flatten(0, 1)  # (tokens, hidden): blocks hold no padding, every token counts
-        if self.weights.keys() & {"ce", "cos"}:
+        if wanted & {"teacher_hidden", "teacher_logits"}:
             with torch.no_grad():
                 teacher_hidden = teacher.bert(input_ids).flatten(0, 1)
-        if "cos" in self.weights:
-            total = total + weighted("cos", cosine_loss(hidden, teacher_hidden), len(hidden) / tokens_in_step)
-        if self.weights.keys() & {"ce", "mlm"}:
-            if "ce" in self.weights:
-                with torch.no_grad():
-                    teacher_transformed = teacher.head.transform(teacher_hidden)
-                    teacher_decoder = cast_once(*teacher.decoder())
-            else:
+        for name in on_hidden:
+            total = total + weighted(name, len(hidden) / tokens_in_step, student_hidden=hidden,
+                                     teacher_hidden=teacher_hidden, temperature=self.temperature)
+        if on_logits:
+            if all("labels" in self.wants[name] for name in on_logits):  # then the masked positions are enough
                 masked = (labels != -100).nonzero().squeeze(1)
-                hidden, labels = hidden[masked.to(hidden.device)], labels[masked]
+                chosen = masked.to(hidden.device)
+                labels, hidden = labels[masked], hidden[chosen]
+                if "teacher_logits" in wanted:
+                    teacher_hidden = teacher_hidden[chosen]
             labels_on_device = labels.to(hidden.device)
+            if "teacher_logits" in wanted:
+                with torch.no_grad():
+                    teacher_transformed, teacher_decoder = teacher.head.transform(teacher_hidden), cast_once(*teacher.decoder())
 
             def loss_of_chunk(logits, rows):
-                loss = torch.zeros((), device=logits.device)
-                if "ce" in self.weights:
+                values = {"student_logits": logits, "labels": labels_on_device[rows], "temperature": self.temperature}
+                if "teacher_logits" in wanted:
                     with torch.no_grad():
-                        teacher_logits = F.linear(teacher_transformed[rows], *teacher_decoder).float()
-                    loss = loss + weighted("ce", distillation_loss(logits, teacher_logits, self.temperature),
-                                           len(logits) / tokens_in_step)
-                if "mlm" in self.weights and (masked := int((labels[rows] != -100).sum())):
-                    loss = loss + weighted("mlm", mlm_loss(logits, labels_on_device[rows]), masked / masked_in_step)
-                return loss
+                        values["teacher_logits"] = F.linear(teacher_transformed[rows], *teacher_decoder).float()
+                masked = int((labels[rows] != -100).sum())
+                shares = {name: masked / masked_in_step if "labels" in self.wants[name] else len(logits) / tokens_in_step
+                          for name in on_logits}
+                return sum((weighted(name, share, **values) for name, share in shares.items() if share),
+                           start=torch.zeros((), device=logits.device))
 
             total = total + sum_over_chunks(loss_of_chunk, self.chunk_tokens, self.student.head.transform(hidden),
                                             *self.student.decoder())
         return total, logged
 
 
+def wanted_by(formula):
+    """The names of a formula's arguments. Raises InputError if there is one that no formula can be given."""
+    names = set(inspect.signature(formula).parameters)
+    for given in ({"student_logits", "teacher_logits", "labels"}, {"student_hidden", "teacher_hidden"}):
+        if names <= given | {"temperature"}:
+            return names
+    raise InputError(f"losses.py: {formula.__name__} wants {', '.join(sorted(names))}; a formula can have student_logits, "
+                     "teacher_logits and labels, or student_hidden and teacher_hidden, and temperature")
+
+
 def train(args, student, teacher, blocks, device, log):
     """The loop. Raises InputError if the loss stops being a number."""
-    weights = {term: getattr(args, f"alpha_{term}") for term in WEIGHTS if getattr(args, f"use_{term}")}
-    triple_loss = TripleLoss(student, teacher, weights, args.temperature, args.chunk_tokens)
+    triple_loss = TripleLoss(student, teacher, args.weights, args.temperature, args.chunk_tokens)
     if args.chunk_tokens:
         check_chunks(triple_loss, *blocks.training_batch(0, min(4, args.batch_size), args.mlm_prob, args.seed), device)
     # The authors' optimizer settings; the loss's mean is over the step, so the rate does not depend on --grad_accum.
@@ -134,36 +154,36 @@ def check_chunks(triple_loss, input_ids, labels, device):
                              "at once: its formula is no mean over tokens; use --chunk_tokens 0 (and --grad_accum 1)")
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def evaluate(student, teacher, blocks, args):
-    """Figures on held-out blocks, masked with fixed random numbers, the same for every run: the three losses and, over
-    the masked positions, the share of words the student fills in right and the share on which it and the teacher agree.
+    """Figures on held-out blocks, masked with fixed random numbers, the same for every run: of the masked positions the MLM
+    loss, the share of words the student fills in right, and the share on which it and the teacher agree; of all tokens the KL
+    divergence from the teacher at temperature 1, and the cosine distance of the last hidden states.
 
-    teacher may be None: then the MLM figures alone."""
+    They are written out here, apart from losses.py: an edited loss is measured by the same yardstick as before.
+    teacher may be None: then the student's own figures alone."""
     device = next(student.parameters()).device
     numbers = np.unique(np.linspace(0, blocks.count - 1, HELDOUT_BLOCKS, dtype=int))
     input_ids, labels = blocks.masked(numbers, 0.15, [(HELDOUT_MASKS, number) for number in numbers])
-    masked = max(1, int((labels != -100).sum()))
-    weights = WEIGHTS if teacher else {"mlm": 1.0}
-    triple_loss = TripleLoss(student, teacher, weights, args.temperature, args.chunk_tokens).eval()
-    sums = dict.fromkeys([*triple_loss.weights, "mlm_accuracy"], 0.0)
-    if teacher:
-        sums |= {"teacher_mlm_accuracy": 0.0, "teacher_agreement": 0.0}
-    for ids, ids_labels in zip(input_ids.split(8), labels.split(8)):
-        ids, chosen = ids.to(device), (ids_labels != -100).to(device)
+    masked, tokens = max(1, int((labels != -100).sum())), labels.numel()
+    sums = collections.Counter()
+    student.eval()
+    for ids, ids_labels in zip(input_ids.to(device).split(4), labels.to(device).split(4)):
         with autocast(device, args.precision):
-            for name, term in triple_loss(ids, ids_labels, input_ids.numel(), masked)[1].items():
-                sums[name] += float(term)
-
-            def guesses(model):  # (masked) ids
-                return F.linear(model.head.transform(model.bert(ids)[chosen]), *model.decoder()).argmax(-1)
-            true, student_guesses = ids_labels.to(device)[chosen], guesses(student)
-            sums["mlm_accuracy"] += int((student_guesses == true).sum()) / masked
-            if teacher:
-                teacher_guesses = guesses(teacher)
-                sums["teacher_mlm_accuracy"] += int((teacher_guesses == true).sum()) / masked
-                sums["teacher_agreement"] += int((student_guesses == teacher_guesses).sum()) / masked
-    return sums
+            hidden = [model.bert(ids) for model in (student, teacher) if model]
+            logits = [F.linear(model.head.transform(states), *model.decoder()).flatten(0, 1).float()  # (tokens, vocab)
+                      for model, states in zip((student, teacher), hidden)]
+        true, chosen = ids_labels.flatten(), ids_labels.flatten() != -100
+        guesses = [x.argmax(-1)[chosen] for x in logits]
+        sums["mlm_loss"] += F.cross_entropy(logits[0], true, reduction="sum").item() / masked
+        sums["mlm_accuracy"] += int((guesses[0] == true[chosen]).sum()) / masked
+        if teacher:
+            sums["teacher_mlm_accuracy"] += int((guesses[1] == true[chosen]).sum()) / masked
+            sums["teacher_agreement"] += int((guesses[0] == guesses[1]).sum()) / masked
+            log_probs = [x.log_softmax(-1) for x in logits]
+            sums["kl"] += F.kl_div(*log_probs, log_target=True, reduction="sum").item() / tokens
+            sums["cosine_distance"] += (1 - F.cosine_similarity(*hidden, dim=-1)).sum().item() / tokens
+    return dict(sums)
 
 
 def read_arguments(arguments):
@@ -174,10 +194,9 @@ def read_arguments(arguments):
     parser.add_argument("--heldout", nargs="+", help="text to measure on; default: a hundredth of the corpus, not trained on")
     parser.add_argument("--out_dir", required=True)
     parser.add_argument("--cache_dir", default="runs/cache", help="where the tokenized corpus is kept")
-    for term, what in (("mlm", "masked language modelling"), ("ce", "distillation"), ("cos", "cosine of hidden states")):
-        parser.add_argument(f"--use_{term}", type=int, choices=(0, 1), default=1, help=f"{what}; 0: not computed")
-        parser.add_argument(f"--alpha_{term}", type=number(float, 0, open_low=True), default=WEIGHTS[term],
-                            help="its weight")
+    for term, (formula, weight) in TERMS.items():
+        parser.add_argument(f"--use_{term}", type=int, choices=(0, 1), default=1, help=f"{formula.__name__}; 0: not computed")
+        parser.add_argument(f"--alpha_{term}", type=number(float, 0), default=weight, help="its weight")
     parser.add_argument("--init", choices=("teacher", "random"), default="teacher", help="of the student")
     parser.add_argument("--layers", type=layer_numbers,
                         help="the teacher's layers that the student gets, such as 0,2,5; default: half, evenly spaced")
@@ -197,12 +216,17 @@ def read_arguments(arguments):
     if args.teacher == "none":
         if not args.config:
             raise InputError("--teacher none needs --config FOLDER, with config.json and vocab.txt of the BERT to train")
-        args.use_ce = args.use_cos = 0  # nobody to learn from
     elif args.config:
         raise InputError("--config goes with --teacher none alone: a student's configuration follows from its teacher's")
-    if not (args.use_mlm or args.use_ce or args.use_cos):
-        raise InputError("all three losses are off: set --use_mlm, --use_ce or --use_cos to 1")
-    if args.use_mlm and args.mlm_prob == 0 and not (args.use_ce or args.use_cos):
+    args.weights = {}  # of the active terms; the others' flags say nothing of this run
+    for term, (formula, _) in TERMS.items():
+        use, alpha = vars(args).pop(f"use_{term}"), vars(args).pop(f"alpha_{term}")
+        wants_teacher = wanted_by(formula) & {"teacher_logits", "teacher_hidden"}
+        if use and alpha and not (wants_teacher and args.teacher == "none"):
+            args.weights[term] = alpha
+    if not args.weights:
+        raise InputError(f"all losses are off: set {' or '.join(f'--use_{term}' for term in TERMS)} to 1")
+    if args.mlm_prob == 0 and all("labels" in wanted_by(TERMS[term][0]) for term in args.weights):
         raise InputError("--mlm_prob 0 masks nothing, so the MLM loss has nothing to learn from")
     if args.grad_accum > args.batch_size:
         raise InputError(f"--grad_accum {args.grad_accum} is more parts than --batch_size {args.batch_size} has sequences")
@@ -214,6 +238,15 @@ def layer_numbers(text):
         return [int(layer) for layer in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text} is not a list of layers such as 0,2,5") from None
+
+
+def made_of(args):
+    """What the run depends on, besides its arguments: {what: digest}. A formula that is not in use is not among it."""
+    unused = [formula.__name__ for term, (formula, _) in TERMS.items() if term not in args.weights]
+    source = "config" if args.teacher == "none" else "teacher"
+    parts = {"code": code_digest(CODE, without=(*unused, "TERMS", "WEIGHTS")), "corpus": files_digest(text_files(args.corpus)),
+             source: files_digest(model_files(getattr(args, source), weights=source == "teacher"))}
+    return parts | ({"heldout": files_digest(text_files(args.heldout))} if args.heldout else {})
 
 
 def load_models(args):
@@ -249,9 +282,9 @@ def load_blocks(args, tokenizer):
 
 def main(arguments):
     """Run one distillation, unless --out_dir holds it already. Returns its record, what run.json holds."""
-    args = read_arguments(arguments)
-    if record := finished_run(args, CODE, reads=(args.teacher, args.config)):
-        print(f"{args.out_dir}: done before, with the same arguments")
+    started, args = time.monotonic(), read_arguments(arguments)
+    sources = made_of(args)
+    if record := finished_run(args, sources, reads=(args.teacher, args.config)):
         return record
     device = torch.device(args.device)
     student, teacher, tokenizer = load_models(args)
@@ -269,7 +302,7 @@ def main(arguments):
     if not np.isfinite(sum(after.values())):  # the last step, which no loss has been taken of yet
         raise InputError(f"step {args.steps}: the held-out loss is not a finite number ({after}); lower --lr")
     save_model(student, tokenizer, args.out_dir)
-    record = finish_run(args, CODE, heldout_before=before, heldout_after=after, corpus_blocks=blocks.count,
+    record = finish_run(args, sources, started, heldout_before=before, heldout_after=after, corpus_blocks=blocks.count,
                         parameters=sum(p.numel() for p in student.parameters()))
     print(f"{args.out_dir}: held out, " + ", ".join(f"{name} {before[name]:.3f} -> {after[name]:.3f}" for name in after))
     return record

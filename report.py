@@ -16,30 +16,36 @@ from scipy.stats import t as student_t
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from data import TASKS, read_dev, read_train
+from data import TASKS, read_dev, read_train, task_files
 from finetune import METRICS, score
-from run import InputError, read_json, write_file, write_json
+from run import InputError, code_digest, files_digest, read_json, set_aside, write_file, write_json
 
 # Sanh et al. 2019, Table 4: change of GLUE's macro-score against the full loss, at the paper's scale.
 PAPER_TABLE_4 = {"no_ce": -2.96, "no_cos": -1.46, "no_mlm": -0.31, "random_init": -3.69}
 COLOURS = {"full": "#000000", "no_cos": "#0072B2", "no_ce": "#D55E00", "no_mlm": "#009E73",
            "random_init": "#CC79A7"}  # Okabe and Ito 2008: told apart by the colour-blind too
+MORE_COLOURS = ("#E69F00", "#56B4E9", "#F0E442", "#999999")  # of variants that are not the paper's
 METRIC_TITLES = {"accuracy": "accuracy", "f1": "F1", "matthews": "Matthews correlation"}
 
 
 # ---- From folders to numbers ----
 
-def read_outcomes(out_dir, name, tasks, seeds):
+def read_outcomes(folders):
     """{task: {"data": its name, "scores": points of each seed, "sets": [{set: (predictions, targets)} of each seed]}},
-    of the tasks on which the model `name` has been fine-tuned with every seed."""
+    of the tasks in folders, {task: [folder of a finished fine-tuning of each seed]}, that are done with every seed."""
     outcomes = {}
-    for task in tasks:
-        folders = [Path(out_dir, name, f"seed{seed}", task) for seed in range(seeds)]
-        if all((folder / "run.json").exists() for folder in folders):
-            results = [read_json(folder / "results.json") for folder in folders]
+    for task, of_seeds in folders.items():
+        if all((folder / "run.json").exists() for folder in of_seeds):
+            results = [read_json(folder / "results.json") for folder in of_seeds]
             outcomes[task] = {"data": results[0]["data"], "scores": np.array([result["score"] for result in results]),
-                              "sets": [read_predictions(folder / "predictions.tsv", task) for folder in folders]}
+                              "sets": [read_predictions(folder / "predictions.tsv", task) for folder in of_seeds]}
     return outcomes
+
+
+def folder_before(folder):
+    """A fine-tuning's folder as it was before it, or its model's folder, was set aside last; as it is, if neither was."""
+    own, models = set_aside(folder), set_aside(folder.parent)
+    return own[-1] if own else models[-1] / folder.name if models else folder
 
 
 def read_predictions(path, task):
@@ -90,7 +96,8 @@ def measure_floors(out_dir, data_dir, tasks):
     path = Path(out_dir) / "floors.json"
     floors = read_json(path) if path.exists() else {}
     for task in tasks:
-        if floors.get(task, {}).get("data_dir") == data_dir:
+        made_of = {"data": files_digest(task_files(task, data_dir)), "code": code_digest(("data.py", "report.py"))}
+        if floors.get(task, {}).get("made_of") == made_of:
             continue
         train, dev = read_train(task, data_dir), read_dev(task, data_dir)
         targets = np.array([example.label for example in train])
@@ -105,7 +112,7 @@ def measure_floors(out_dir, data_dir, tasks):
         model = LogisticRegression(max_iter=1000).fit(features(train), targets)
         truth = {name: np.array([example.label for example in examples]) for name, examples in dev.items()}
         floors[task] = {
-            "data_dir": data_dir,
+            "made_of": made_of,
             "majority": score(task, {name: (np.full_like(labels, majority), labels) for name, labels in truth.items()}),
             "TF-IDF": score(task, {name: (model.predict(features(dev[name])), labels) for name, labels in truth.items()})}
         write_json(path, floors)
@@ -116,7 +123,9 @@ def summarize(out_dir, data_dir, titles, baseline, all_tasks, seeds):
     """Everything the tables and the figures show, as plain numbers: what results.json holds.
 
     titles: {name of a model's folder: its heading}, in the report's order. Raises InputError if there is nothing to compare."""
-    outcomes = {name: found for name in titles if (found := read_outcomes(out_dir, name, all_tasks, seeds))}
+    folders = {name: {task: [Path(out_dir, name, f"seed{seed}", task) for seed in range(seeds)] for task in all_tasks}
+               for name in titles}
+    outcomes = {name: found for name in titles if (found := read_outcomes(folders[name]))}
     tasks = [task for task in all_tasks if all(task in found for found in outcomes.values())]
     if baseline not in outcomes or not tasks:
         raise InputError(f"{out_dir}: nothing to report yet: no task is done for {baseline} and the others, with all "
@@ -124,6 +133,8 @@ def summarize(out_dir, data_dir, titles, baseline, all_tasks, seeds):
     glue = [task for task in tasks if task != "imdb"]  # IMDb is no GLUE task, and not in the macro-score
     columns = {**{task: outcomes[baseline][task]["data"] for task in glue}, **({"macro": "macro"} if glue else {}),
                **({"imdb": outcomes[baseline]["imdb"]["data"]} if "imdb" in tasks else {})}
+
+    main_column = "macro" if glue else "imdb"
 
     def with_macro(arrays):
         """{column: array}: the tasks' arrays, and their mean over GLUE's tasks."""
@@ -135,6 +146,13 @@ def summarize(out_dir, data_dir, titles, baseline, all_tasks, seeds):
     full = scores[titles[baseline]]
     change = {name: {column: interval(np.mean(scores[titles[name]][column] - full[column]), values, seeds)
                      for column, values in by_column.items()} for name, by_column in drawn.items()}
+    since_edit = {}
+    for name, found in outcomes.items():
+        before = read_outcomes({task: list(map(folder_before, folders[name][task])) for task in tasks})
+        if any(folder_before(folder) != folder for task in tasks for folder in folders[name][task]) and same_rows(before, found):
+            drawn_since = with_macro({task: differences(task, found[task], before[task]) for task in tasks})[main_column]
+            old = with_macro({task: before[task]["scores"] for task in tasks})[main_column]
+            since_edit[name] = interval(np.mean(scores[titles[name]][main_column] - old), drawn_since, seeds)
     floors = measure_floors(out_dir, data_dir, tasks)
     for floor in ("majority", "TF-IDF"):
         scores[f"({floor})"] = with_macro({task: np.array([floors[task][floor]]) for task in tasks})
@@ -145,7 +163,26 @@ def summarize(out_dir, data_dir, titles, baseline, all_tasks, seeds):
             "macro_of": [columns[task] for task in glue],
             "scores": {title: {column: {"mean": float(x.mean()), "sd": float(x.std(ddof=1)) if len(x) > 1 else None}
                                for column, x in by_column.items()} for title, by_column in scores.items()},
-            "change": change, "heldout": heldout, "paper_table_4": PAPER_TABLE_4}
+            "change": change, "since_edit": since_edit, "main_column": main_column, "heldout": heldout,
+            "seconds": measure_seconds(out_dir, outcomes, folders), "paper_table_4": PAPER_TABLE_4}
+
+
+def same_rows(before, now):
+    """Whether two outcomes are of the same tasks and the same dev rows."""
+    def targets(outcomes):
+        return {(task, k, name): pair[1].tolist() for task, found in outcomes.items()
+                for k, sets in enumerate(found["sets"]) for name, pair in sets.items()}
+    return targets(before) == targets({task: found for task, found in now.items() if task in before}) and before.keys() >= now.keys()
+
+
+def measure_seconds(out_dir, outcomes, folders):
+    """{part of the experiment: seconds its runs took}."""
+    def of(runs):
+        return sum(read_json(run / "run.json")["seconds"] for run in runs)
+    tuned = {name: [folder for task in found for folder in folders[name][task]] for name, found in outcomes.items()}
+    students = {folder.parent for name, of_name in tuned.items() if name != "teacher" for folder in of_name}
+    return {"distillation": of(students), "fine-tuning the teacher": of(tuned.get("teacher", [])),
+            "fine-tuning the students": of(folder for name, of_name in tuned.items() if name != "teacher" for folder in of_name)}
 
 
 # ---- From numbers to text ----
@@ -173,10 +210,28 @@ SEVERAL_SEEDS = (
 PAPERS_COLUMN = (
     "The last column is the paper's own figure, for the macro-score of GLUE's nine tasks after full pre-training: "
     "its sizes cannot be compared with the others.")
+SINCE_EDIT = (
+    "Change since the edit: against the results that were out of date and have been set aside last, in the folders whose names end "
+    "in ~1, ~2, ...; the column goes when they are deleted.")
 HELDOUT_COLUMNS = {  # heading: (figure, factor, digits)
-    "MLM loss": ("mlm", 1, 2), "MLM accuracy": ("mlm_accuracy", 100, 1),
+    "MLM loss": ("mlm_loss", 1, 2), "MLM accuracy": ("mlm_accuracy", 100, 1),
     "agreement with teacher": ("teacher_agreement", 100, 1),
-    "CE loss": ("ce", 1, 3), "cosine loss": ("cos", 1, 3)}
+    "KL from teacher": ("kl", 1, 3), "cosine distance": ("cosine_distance", 1, 3)}
+
+
+def conclusion(summary):
+    """The one sentence that the changes of the main column bear, with its uncertainty."""
+    changes = {summary["titles"][name]: by_column[summary["main_column"]]
+               for name, by_column in summary["change"].items() if name != "teacher"}
+    real = {title: value for title, value in changes.items() if not value["low"] <= 0 <= value["high"]}
+    over = f"n = {summary['seeds']} seeds" if summary["seeds"] > 1 else "the dev rows; one seed"
+    what = "macro-score" if summary["main_column"] == "macro" else "accuracy"
+    told = "; ".join(f"{title} changes the {what} by {value['difference']:+.1f} points "
+                     f"[{value['low']:+.1f}, {value['high']:+.1f}]" for title, value in sorted(real.items(), key=lambda x: x[1]["difference"]))
+    noise = ", ".join(title for title in changes if title not in real)
+    parts = ([f"{told} (95 % interval over {over})"] if told else []) + (
+        [f"what {noise} changes cannot be told from noise here"] if noise else [])
+    return f"Against {summary['titles'][summary['baseline']]}: {'; '.join(parts)}." if parts else ""
 
 
 def report_text(summary, title):
@@ -184,7 +239,10 @@ def report_text(summary, title):
     columns, titles, seeds = summary["columns"], summary["titles"], summary["seeds"]
     metrics = [f"{heading}: {' and '.join(METRIC_TITLES[metric.__name__] for metric in METRICS[task])}"
                for task, heading in columns.items() if task != "macro"]
-    scores = [[row, *(show_score(values[column]) for column in columns)] for row, values in summary["scores"].items()]
+    since = {titles[name]: show_change(value) for name, value in summary["since_edit"].items()}
+    scores = [[row, *(show_score(values[column]) for column in columns), *([since.get(row, "")] if since else [])]
+              for row, values in summary["scores"].items()]
+    minutes = ", ".join(f"{part} {seconds / 60:.1f}" for part, seconds in summary["seconds"].items())
     change = [[titles[name], *(show_change(values[column]) for column in columns),
                f"{PAPER_TABLE_4[name]:+.2f}" if name in PAPER_TABLE_4 else ""] for name, values in summary["change"].items()]
     heldout = [[titles[name], *(" -> ".join(f"{factor * figures[when][key]:.{digits}f}" for when in ("before", "after"))
@@ -197,17 +255,26 @@ def report_text(summary, title):
         + (f" Macro: the mean of {', '.join(summary['macro_of'])}." if summary["macro_of"] else "")
         + (" Mean ± standard deviation over the seeds." if seeds > 1 else "")
         + (f" **Left out**, as not done yet for all: {', '.join(summary['left_out'])}." if summary["left_out"] else ""), "",
-        *table(["model", *columns.values()], scores), "",
+        *table(["model", *columns.values(), *([f"{columns[summary['main_column']]}, change since the edit"] if since else [])],
+               scores), "",
+        *([SINCE_EDIT, ""] if since else []), f"**{conclusion(summary)}**", "",
         "## Change against the baseline", "",
         f"{SEVERAL_SEEDS.format(seeds=seeds) if seeds > 1 else ONE_SEED} {PAPERS_COLUMN}", "",
         *table(["variant", *columns.values(), "paper's Table 4 (GLUE macro)"], change), "",
         "## The students as language models, on held-out text", "",
         "Before distillation (weights copied, or random) -> after it. Accuracy and agreement: % of the masked positions. "
         f"The teacher's own MLM accuracy there is {teachers_accuracy:.1f} %.", "",
-        *table(["student", *HELDOUT_COLUMNS], heldout), ""])
+        *table(["student", *HELDOUT_COLUMNS], heldout), "",
+        f"Minutes that the runs took: {minutes}.", ""])
 
 
 # ---- From numbers to pictures ----
+
+def colours(names):
+    """{name of a variant: its colour}."""
+    others = [name for name in names if name not in COLOURS]
+    return {**COLOURS, **{name: MORE_COLOURS[i % len(MORE_COLOURS)] for i, name in enumerate(others)}}
+
 
 def plot_change(summary, title, path):
     """Bars: each variant's change against the baseline, per task and of the macro-score; apart, faintly, the paper's."""
@@ -218,7 +285,7 @@ def plot_change(summary, title, path):
         values = [summary["change"][name][column] for column in columns]
         points = np.array([value["difference"] for value in values])
         ends = np.array([[value["low"], value["high"]] for value in values]).T
-        colour, offset = COLOURS.get(name, "#999999"), (i - (len(names) - 1) / 2) * width
+        colour, offset = colours(names)[name], (i - (len(names) - 1) / 2) * width
         axes.bar(np.arange(len(columns)) + offset, points, width, color=colour, label=summary["titles"][name])
         axes.vlines(np.arange(len(columns)) + offset, *ends, color="#555555", linewidth=1.2)
         if name in PAPER_TABLE_4:
@@ -247,7 +314,7 @@ def plot_losses(summary, out_dir, path):
             if points:
                 window = min(9, len(points))  # a batch's loss says more of the batch than of the student
                 steps, values = (np.convolve(x, np.ones(window) / window, "valid") for x in zip(*points))
-                axes.plot(steps, values, color=COLOURS.get(name, "#999999"), label=summary["titles"][name], linewidth=1.3)
+                axes.plot(steps, values, color=colours(summary["heldout"])[name], label=summary["titles"][name], linewidth=1.3)
         axes.set_title(title, fontsize=11)
         axes.set_xlabel("step")
         axes.spines[["top", "right"]].set_visible(False)

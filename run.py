@@ -12,6 +12,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,7 @@ def add_common_arguments(parser):
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto",
                         help="of the matrix products; auto: bf16 where the hardware multiplies in it, else fp32")
+    parser.add_argument("--overwrite", action="store_true", help="if --out_dir holds another run: set it aside, as OUT_DIR~1")
     parser.add_argument("--log_every", type=number(int, 1), default=10, help="steps between two lines of log.jsonl")
 
 
@@ -154,43 +156,98 @@ class Log:
         print(json.dumps(values), file=self.file, flush=True)
 
 
-ELSEWHERE = ("out_dir", "cache_dir", "log_every")  # arguments that do not change what a run computes
+ELSEWHERE = ("out_dir", "cache_dir", "log_every", "overwrite")  # arguments that do not change what a run computes
 
 
-def fingerprint(files):
-    """A digest of the code of these files of ours, comments and layout left out."""
-    trees = [ast.dump(ast.parse((Path(__file__).parent / file).read_text(encoding="utf-8"))) for file in files]
-    return hashlib.blake2b("".join(trees).encode(), digest_size=12).hexdigest()
+@functools.cache  # of the code as it was when this process began to use it
+def code_digest(files, without=()):
+    """A digest of these files of ours, comments, docstrings, layout and the top-level names in `without` left out."""
+    digest = hashlib.blake2b(digest_size=12)
+    for file in files:
+        tree = ast.parse((Path(__file__).parent / file).read_text(encoding="utf-8"))
+        tree.body = [node for node in tree.body if not {getattr(node, "name", None), *(
+            getattr(target, "id", None) for target in getattr(node, "targets", ()))} & set(without)]
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+                node.body = node.body[1:] or [ast.Pass()]
+        digest.update(ast.unparse(tree).encode())
+    return digest.hexdigest()
 
 
-def finished_run(args, code, reads):
-    """The record of the run that args.out_dir holds, or None if it holds no finished one.
+def files_digest(files):
+    """A digest of what the files hold, one after the other. Raises InputError for one that is not there."""
+    digest = hashlib.blake2b(digest_size=12)
+    for file in files:
+        try:
+            status = os.stat(file)
+        except FileNotFoundError:
+            raise InputError(f"{file}: no such file") from None
+        digest.update(file_digest(str(file), status.st_size, status.st_mtime_ns))
+    return digest.hexdigest()
 
-    code: the files whose code the figures depend on. reads: the folders that the run reads models from.
-    Raises InputError if out_dir holds another experiment, with what differs, or is one of `reads`: nothing is lost."""
-    git_commit()  # now, not at the end: the code may have been edited by then
-    if any(folder and Path(folder).resolve() == Path(args.out_dir).resolve() for folder in reads):
-        raise InputError(f"--out_dir {args.out_dir} is the folder of the model that is read; choose another")
+
+@functools.cache  # an experiment asks for the same files again and again; size and time only tell that they were rewritten
+def file_digest(file, size, time):
+    digest = hashlib.blake2b(digest_size=12)
+    with open(file, "rb") as opened:
+        while part := opened.read(1 << 20):
+            digest.update(part)
+    return digest.digest()
+
+
+def outdated(args, made_of):
+    """Why args.out_dir does not hold this very run, finished: a list of reasons, empty if it does; None if it holds no run.
+
+    made_of: {"code" or the name of an argument that names files: digest of what the run depends on}; the other arguments are
+    compared as they are."""
     path = Path(args.out_dir) / "run.json"
     if not path.exists():
         return None
     record = read_json(path)
-    old, new = record.get("arguments", {}), json.loads(json.dumps(vars(args)))
-    differ = [f"{key} {old.get(key)!r}, now {new.get(key)!r}"
-              for key in sorted(old.keys() | new.keys()) if key not in ELSEWHERE and old.get(key) != new.get(key)]
-    if record.get("code") != fingerprint(code):
-        differ.append(f"made by other code than {', '.join(code)} now are")
-    if differ:
-        raise InputError(f"{args.out_dir} holds another run ({'; '.join(differ)}); choose another --out_dir or delete it")
-    return record
+    old, new, old_made_of = record.get("arguments", {}), json.loads(json.dumps(vars(args))), record.get("made_of", {})
+    return [f"{key} was {old.get(key)!r}, is now {new.get(key)!r}" for key in sorted(old.keys() | new.keys())
+            if key not in (*ELSEWHERE, *made_of) and old.get(key) != new.get(key)] + [
+        f"the {key} has changed" for key in sorted(old_made_of.keys() | made_of) if old_made_of.get(key) != made_of.get(key)]
 
 
-def finish_run(args, code, **figures):
-    """Write run.json, the last file of a run: its presence says that the run is complete. Returns what it holds."""
+def finished_run(args, made_of, reads=()):
+    """The record of the run in args.out_dir, or None if it is not there, or was outdated and has been set aside.
+
+    made_of: see outdated. reads: folders that the run reads models from.
+    Raises InputError if out_dir holds another run and args.overwrite is not set, or is one of `reads`: nothing is lost."""
+    git_commit()  # now, not at the end: the code may have been edited by then
+    out_dir = Path(args.out_dir)
+    if any(folder and Path(folder).resolve() == out_dir.resolve() for folder in reads):
+        raise InputError(f"--out_dir {out_dir} is the folder of the model that is read; choose another")
+    reasons = outdated(args, made_of)
+    if reasons == []:
+        print(f"{out_dir}: done before", flush=True)
+        return read_json(out_dir / "run.json")
+    if reasons and not args.overwrite:
+        raise InputError(f"{out_dir} holds another run ({'; '.join(reasons)}); choose another --out_dir, or add --overwrite "
+                         "to set that run aside")
+    if reasons:
+        aside = out_dir.rename(f"{out_dir}~{len(set_aside(out_dir)) + 1}")
+        print(f"{out_dir}: out of date ({'; '.join(reasons)}); kept as {aside}", flush=True)
+    return None
+
+
+def set_aside(folder):
+    """The outdated versions of a run's folder, oldest first: FOLDER~1, FOLDER~2, ..."""
+    found = []
+    while (aside := Path(f"{folder}~{len(found) + 1}")).exists():
+        found.append(aside)
+    return found
+
+
+def finish_run(args, made_of, started, **figures):
+    """Write run.json, the last file of a run: its presence says that the run is complete. Returns what it holds.
+
+    started: time.monotonic() at its beginning."""
     record = {
-        "arguments": vars(args), "code": fingerprint(code), **figures,
+        "arguments": vars(args), "made_of": made_of, **figures, "seconds": round(time.monotonic() - started, 1),
         "made_with": {"commit": git_commit(), "python": platform.python_version(), "torch": torch.__version__,
-                      "device": torch.cuda.get_device_name() if args.device == "cuda" else args.device,
+                      "device": torch.cuda.get_device_name() if vars(args).get("device") == "cuda" else vars(args).get("device", "cpu"),
                       "threads": torch.get_num_threads()}}
     write_json(Path(args.out_dir) / "run.json", record)
     return record

@@ -2,6 +2,8 @@
 import json
 import re
 import shlex
+import shutil
+import signal
 import subprocess
 import sys
 
@@ -21,7 +23,7 @@ def arguments(world, out_dir, *more):
     return [str(x) for x in (
         "--preset", "mini", "--teacher", world / "teacher", "--corpus", world / "corpus.txt", "--heldout", world / "heldout.txt",
         "--data_dir", world / "data", "--out_dir", out_dir, "--precision", "fp32", "--device", "cpu",
-        "--pretrain_args", f"--steps 3 --batch_size 4 --max_length 32 --cache_dir {world / 'cache'}",
+        "--pretrain_args", f"--steps 3 --log_every 1 --batch_size 4 --max_length 32 --cache_dir {world / 'cache'}",
         "--finetune_args", "--epochs 1 --max_length 32", *more)]
 
 
@@ -48,12 +50,13 @@ def test_each_variant_changes_exactly_one_thing(experiment):
     out_dir, _ = experiment
     runs = {variant: json.loads((out_dir / variant / "seed0" / "run.json").read_text())["arguments"] for variant in ablation.VARIANTS}
     changed = {variant: {key: value for key, value in run.items() if key != "out_dir" and value != runs["full"][key]} for variant, run in runs.items()}
-    assert changed == {"full": {}, "no_cos": {"use_cos": 0}, "no_ce": {"use_ce": 0}, "no_mlm": {"use_mlm": 0}, "random_init": {"init": "random"}}
+    assert changed == {"full": {}, "no_cos": {"weights": {"ce": 5.0, "mlm": 2.0}}, "no_ce": {"weights": {"mlm": 2.0, "cos": 1.0}},
+                       "no_mlm": {"weights": {"ce": 5.0, "cos": 1.0}}, "random_init": {"init": "random"}}
 
 
 def test_the_printed_commands_do_the_same_alone(experiment, tmp_path):
     out_dir, printed = experiment
-    commands = [line[2:] for line in printed.splitlines() if line.startswith("$ python ")]
+    commands = [line.split(" $ ")[1] for line in printed.splitlines() if " $ python " in line]
     assert len(commands) == 5 + 6 * 4
     command = next(c for c in commands if "pretrain.py" in c and "--use_ce 0" in c)
     words = [word if word != str(out_dir / "no_ce" / "seed0") else str(tmp_path / "alone") for word in shlex.split(command)]
@@ -68,8 +71,71 @@ def test_a_second_call_runs_nothing_and_reports_the_same(experiment, world, monk
     before = (out_dir / "report.md").read_bytes()
     ablation.main(arguments(world, out_dir))
     assert (out_dir / "report.md").read_bytes() == before
-    with pytest.raises(InputError, match="holds another run"):
-        ablation.main(arguments(world, out_dir, "--finetune_args", "--epochs 2"))
+
+
+@pytest.fixture
+def copy(world, tmp_path):
+    """A copy of the code to edit: copy(file, where, what) puts `what` in front of `where`; copy.run(*more) runs its ablation.py."""
+    for file in ROOT.glob("*.py"):
+        shutil.copy(file, tmp_path)
+
+    def edit(file, where, what, instead=False):
+        text = (tmp_path / file).read_text()
+        assert text.count(where) == 1
+        (tmp_path / file).write_text(text.replace(where, what if instead else what + where))
+
+    def run(*more):
+        command = [sys.executable, tmp_path / "ablation.py", *arguments(world, tmp_path / "runs", *more)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return re.findall(r"\] \$ python (\w+).py .*--out_dir (\S+)", done.stdout), done.stdout
+    edit.run, edit.runs, edit.arguments = run, tmp_path / "runs", lambda *more: arguments(world, tmp_path / "runs", *more)
+    return edit
+
+
+def test_an_edited_formula_reruns_the_students_that_use_it_and_shows_what_it_did(copy):
+    some = ("--tasks", "cola,imdb", "--variants", "full,no_cos")
+    first, _ = copy.run(*some)
+    assert len(first) == 2 + 3 * 2
+    old = json.loads((copy.runs / "full" / "seed0" / "cola" / "results.json").read_text())["score"]
+    copy("losses.py", "    return (1 - F.cosine_similarity", "    # twice as much\n    return 2 * (1 - F.cosine_similarity", instead=True)
+    again, printed = copy.run(*some)
+    assert again == [("pretrain", f"{copy.runs}/full/seed0"), ("finetune", f"{copy.runs}/full/seed0/cola"), ("finetune", f"{copy.runs}/full/seed0/imdb")]
+    assert "full/seed0: out of date (the code has changed); kept as" in printed
+    assert json.loads((copy.runs / "full" / "seed0~1" / "cola" / "results.json").read_text())["score"] == old
+    new = json.loads((copy.runs / "full" / "seed0" / "cola" / "results.json").read_text())["score"]
+    summary = json.loads((copy.runs / "results.json").read_text())
+    assert summary["since_edit"].keys() == {"full"} and summary["since_edit"]["full"]["difference"] == pytest.approx(new - old)
+    assert "macro, change since the edit |" in (copy.runs / "report.md").read_text()
+    assert copy.run(*some)[0] == []
+    copy("finetune.py", "weight_decay=0.0", "weight_decay=0.01", instead=True)
+    assert [module for module, _ in copy.run(*some)[0]] == ["finetune"] * 6  # the students stay as they are
+
+
+def test_the_readmes_example_works_as_written(copy):
+    some = ("--tasks", "cola", "--variants")
+    assert len(copy.run(*some, "full")[0]) == 3
+    formula, term, variant = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    copy("losses.py", "# name: (formula, weight)", formula + "\n\n")
+    copy("losses.py", "}\nWEIGHTS", term)
+    copy("ablation.py", "}\nBASELINE", variant)
+    done, printed = copy.run(*some, "full,mse")
+    assert done == [("pretrain", f"{copy.runs}/mse/seed0"), ("finetune", f"{copy.runs}/mse/seed0/cola")]  # and the rest is kept
+    assert "| squared error of logits for KL |" in printed
+    logged = [json.loads(line) for line in (copy.runs / "mse" / "seed0" / "log.jsonl").read_text().splitlines()]
+    assert all(set(line) == {"step", "lr", "mlm", "cos", "mse"} for line in logged if "lr" in line) and logged[1]["mse"] > 0
+
+
+def test_an_interrupted_experiment_goes_on_where_it_stopped(copy):
+    """Killed in the middle of a fine-tuning, for real."""
+    more = ("--tasks", "cola,imdb", "--variants", "full", "--finetune_args", "--epochs 30 --max_length 32")
+    process = subprocess.Popen([sys.executable, copy.runs.parent / "ablation.py", *copy.arguments(*more)], stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if "--task imdb" in line and "/teacher/" not in line.split("--out_dir")[1].split()[0]:
+            break
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert copy.run(*more)[0] == [("finetune", f"{copy.runs}/full/seed0/imdb")]
 
 
 def test_the_report_says_what_it_shows(experiment):
@@ -144,7 +210,7 @@ def test_a_report_of_what_is_done_so_far(world, experiment, tmp_path, capsys):
     (tmp_path / "full").symlink_to(out_dir / "full")
     (tmp_path / "no_ce").symlink_to(out_dir / "no_ce")
     ablation.main(arguments(world, tmp_path, "--report_only"))
-    assert "no distillation loss" in capsys.readouterr().out and "cosine loss |" in (tmp_path / "report.md").read_text()
+    assert "no distillation loss" in capsys.readouterr().out and "cosine distance |" in (tmp_path / "report.md").read_text()
     assert "**Left out**, as not done yet for all: teacher, no cosine loss, no MLM loss, random init" in (tmp_path / "report.md").read_text()
 
 

@@ -143,7 +143,7 @@ def test_attention_dropout_is_set_and_the_config_kept(tune, world, tmp_path):
 def test_a_finished_run_is_kept_and_another_one_refused(tune, capsys):
     results = tune("run", "cola", "--epochs", 1)
     assert tune("run", "cola", "--epochs", 1) == results and "done before" in capsys.readouterr().out
-    with pytest.raises(InputError, match="holds another run .*task 'cola', now 'sst2'"):
+    with pytest.raises(InputError, match="holds another run .*task was 'cola', is now 'sst2'"):
         tune("run", "sst2", "--epochs", 1)
 
 
