@@ -16,7 +16,7 @@ from pathlib import Path
 from run import Parser, code_digest, command_line, finish_run, finished_run, number, write_file
 
 CODE = ("toy.py",)
-DOCUMENTS, HELDOUT_DOCUMENTS, TRAIN_ROWS, TEST_ROWS = 100_000, 1_000, 1_000, 600
+DOCUMENTS, HELDOUT_DOCUMENTS, TRAIN_ROWS, TEST_ROWS = 120_000, 1_000, 1_000, 600
 
 # ---- The lexicon ----
 
@@ -54,9 +54,9 @@ BLAME = ("dreadful tedious clumsy boring awful shallow lifeless bland horrid sta
          "painful lazy ugly messy dull weak pointless silly wooden")
 TOPICS = "film plot acting music script cast ending dialogue story hero scene pace"
 FUNCTION_WORDS = (
-    "the a an some two three every each all no this that these those is are was were do does did not by near , . kind of and so "
-    "therefore maybe perhaps it false true in other words means mean but i found nobody could call there nothing about "
-    "asleep awake very quite same loved hated watch again avoid recommend everyone should")
+    "the a an some two three every all no this that these is are was were do does did not by near , . kind of and so maybe hardly "
+    "likewise however true unknown false equal different i it found loved hated nobody everyone could should call watch there "
+    "nothing about very quite good bad asleep awake")
 
 
 def plural(noun):
@@ -84,46 +84,31 @@ def verb(text, its_object):
     return Verb(base, third, *(irregular or (past, past)), its_object)
 
 
-@dataclass(frozen=True)
-class Lexicon:
-    """The words to draw from: all of them, or the half that is for training or test rows."""
-    kinds: dict       # {"animate" | "thing": [(kind, [its nouns])]}
-    verbs: dict       # {"animate" | "thing" | "none": [(verb, synonym)]}
-    adjectives: list  # [(adjective, synonym)]
-    adverbs: list     # [(adverb, synonym)]
-    praise: list
-    blame: list
+def kinds(*classes):
+    return [(kind, nouns.split()) for name in classes for kind, nouns in TREE[name].items()]
 
 
-def lexicons(rng):
-    """(all words, the half for training rows, the half for test rows), drawn by rng."""
-    halves = ({}, {})
+def pairs(text):
+    return [tuple(pair.split("/")) for pair in text.split()]
 
-    def share_out(name, key, items):
-        items = list(items)
-        shuffled = rng.sample(items, len(items))
-        for half, part in zip(halves, (shuffled[:len(items) // 2], shuffled[len(items) // 2:])):
-            half.setdefault(name, {}).setdefault(key, []).extend(part)
-    for name_of_class, kinds in TREE.items():
-        share_out("kinds", "animate" if name_of_class in ("animal", "person") else "thing",
-                  [(kind, nouns.split()) for kind, nouns in kinds.items()])
-    for its_object, pairs in VERBS.items():
-        share_out("verbs", its_object, [tuple(verb(text, its_object) for text in pair.split("/")) for pair in pairs.split()])
-    for name, pairs in (("adjectives", ADJECTIVES), ("adverbs", ADVERBS)):
-        share_out(name, "", [tuple(pair.split("/")) for pair in pairs.split()])
-    for name, words in (("praise", PRAISE), ("blame", BLAME)):
-        share_out(name, "", words.split())
-    train, test = ({name: part[""] if "" in part else part for name, part in half.items()} for half in halves)
-    both = {name: {key: train[name][key] + test[name][key] for key in part} if isinstance(part, dict) else part + test[name]
-            for name, part in train.items()}
-    return Lexicon(**both), Lexicon(**train), Lexicon(**test)
+
+WORDS = {  # sort: what there is of it; nouns as (kind, [its nouns]), verbs, adjectives and adverbs as (word, synonym)
+    "animate": kinds("animal", "person"), "thing": kinds("plant", "object"),
+    **{f"{sort} verb": [(verb(one, sort), verb(other, sort)) for one, other in pairs(text)] for sort, text in VERBS.items()},
+    "adjective": pairs(ADJECTIVES), "adverb": pairs(ADVERBS), "praise": PRAISE.split(), "blame": BLAME.split()}
+
+
+def halves(rng):
+    """WORDS in two halves, drawn by rng: for training rows and for test rows."""
+    shuffled = {sort: rng.sample(words, len(words)) for sort, words in WORDS.items()}
+    return ({sort: words[:len(words) // 2] for sort, words in shuffled.items()},
+            {sort: words[len(words) // 2:] for sort, words in shuffled.items()})
 
 
 # ---- The grammar: phrases and clauses, and how they are written ----
 
-SOME, ALL = ("a", "some", "two", "three"), ("every", "each", "all")
-SINGULAR = {"a", "every", "each", "this", "that"}
-PLURAL = {"some", "two", "three", "all", "these", "those"}
+SINGULAR, PLURAL = {"a", "every", "this"}, {"some", "two", "three", "all", "these"}
+LABELS = ("entailment", "neutral", "contradiction")
 
 
 @dataclass(frozen=True)
@@ -177,52 +162,46 @@ def write(words):
 
 
 class Writer:
-    """Draws phrases, clauses and pairs of them from a lexicon."""
+    """Draws phrases, clauses and pairs of them from words: WORDS, or a half of it."""
 
-    def __init__(self, lexicon, rng):
-        self.lexicon, self.rng = lexicon, rng
+    def __init__(self, words, rng):
+        self.words_of, self.rng = words, rng
 
     def chance(self, probability):
         return self.rng.random() < probability
 
-    def adjective(self):
-        return self.rng.choice(self.rng.choice(self.lexicon.adjectives))
-
-    def adverb(self):
-        return self.rng.choice(self.rng.choice(self.lexicon.adverbs))
+    def word(self, sort):
+        """One of a pair of synonyms."""
+        return self.rng.choice(self.rng.choice(self.words_of[sort]))
 
     def place(self):
         return Phrase(self.rng.choice(PLACES.split()), self.chance(0.3))
 
-    def phrase(self, sort="animate", determiners=("the", "the", "the", "a", "some", "this", "these"), adjective=0.3, leaf=0.8):
+    def phrase(self, sort, determiners=("the", "the", "the", "a", "some", "this", "these"), adjective=0.3, leaf=0.8):
         determiner = self.rng.choice(determiners)
         many = determiner in PLURAL or (determiner not in SINGULAR and self.chance(0.5))
-        kind, nouns = self.rng.choice(self.lexicon.kinds[sort])
+        kind, nouns = self.rng.choice(self.words_of[sort])
         return Phrase(self.rng.choice(nouns) if self.chance(leaf) else kind, many, determiner,
-                      self.adjective() if self.chance(adjective) else None, kind=kind)
+                      self.word("adjective") if self.chance(adjective) else None, kind=kind)
 
-    def clause(self, its_object=None, past=None, decorated=True, **phrase):
-        """A sentence's clause. decorated: with phrases and relative clauses between its parts."""
+    def clause(self, past, its_object=None):
+        """A sentence's clause, with phrases and relative clauses between its parts."""
         its_object = its_object or self.rng.choice(("animate", "thing", "none"))
-        subject = self.phrase(**phrase)
-        past = self.chance(0.5) if past is None else past
-        if decorated and self.chance(0.5):
-            if self.chance(0.5):
-                near = self.phrase("animate", ("the",), 0.1) if self.chance(0.6) else self.place()
-                subject = replace(subject, near=near)
-            else:
-                subject = replace(subject, relative=self.relative(past))
-        clause = Clause(subject, self.rng.choice(self.rng.choice(self.lexicon.verbs[its_object])),
+        subject = self.phrase("animate")
+        if self.chance(0.25):
+            subject = replace(subject, near=self.phrase("animate", ("the",), 0.1) if self.chance(0.6) else self.place())
+        elif self.chance(0.33):
+            subject = replace(subject, relative=self.relative(past))
+        clause = Clause(subject, self.word(f"{its_object} verb"),
                         None if its_object == "none" else self.phrase(its_object, adjective=0.2), past,
-                        subject.determiner in ("the", "this", "that", "these", "those") and self.chance(0.15),
-                        self.adverb() if self.chance(0.15) else None, self.place() if self.chance(0.15) else None)
+                        subject.determiner in ("the", "this", "these") and self.chance(0.15),
+                        self.word("adverb") if self.chance(0.15) else None, self.place() if self.chance(0.15) else None)
         return replace(clause, passive=True) if its_object != "none" and not clause.negated and self.chance(0.2) else clause
 
     def relative(self, past):
         """A clause with a gap: "that chased the dogs", "that the dogs chased", "that slept"."""
         its_object = self.rng.choice(("animate", "none"))
-        done = self.rng.choice(self.rng.choice(self.lexicon.verbs[its_object]))
-        other = self.phrase("animate", ("the",), 0.1)
+        done, other = self.word(f"{its_object} verb"), self.phrase("animate", ("the",), 0.1)
         if its_object == "none":
             return Clause(None, done, None, past)
         return Clause(None, done, other, past) if self.chance(0.5) else Clause(other, done, None, past)
@@ -232,12 +211,12 @@ class Writer:
     def inference(self, label, past=True):
         """(premise, hypothesis), two clauses, with this label: "entailment", "neutral" or "contradiction".
 
-        Two clauses differ in one place, where one is the more general: a kind for its member, a modifier left out. "Some" lets
-        its sentence be generalised; "no" lets it be specialised; "all" lets the subject be specialised, the rest generalised."""
+        They differ in one place, where one is the more general: a kind for its member, a modifier left out. From "some" follows
+        the more general sentence, from "no" the more special one, and so does, of the subject's place, from "all"."""
         in_subject = self.chance(0.5)
         same = label == "entailment" or (label == "neutral" and self.chance(0.5))
-        quantifiers = ["some", "no"] + (["all", "no", "some", "some"] if same and in_subject else [])
-        quantifier = self.rng.choice(quantifiers)
+        # In either place half of the sentences are of "some": the direction of the difference alone tells nothing.
+        quantifier = self.rng.choice(("some", "some", "all", "no") if same and in_subject else ("some", "no"))
         many = self.chance(0.5)
         general, specific = self.general_and_specific(in_subject, past)
         some = self.rng.choice(("some", "two", "three")) if many else "a"
@@ -246,8 +225,7 @@ class Writer:
             words = {"some": some, "no": "no", "all": "all" if many else "every"}
             return replace(clause, subject=replace(clause.subject, plural=many, determiner=words[quantifier]))
         if same:
-            generalising = quantifier == "some" or (quantifier == "all" and not in_subject)
-            pair = (specific, general) if generalising == (label == "entailment") else (general, specific)
+            pair = (specific, general) if (quantifier == "some") == (label == "entailment") else (general, specific)
             return tuple(quantified(clause, quantifier) for clause in pair)
         some_clause, no_clause = (specific, general) if label == "contradiction" else (general, specific)
         pair = quantified(some_clause, "some"), quantified(no_clause, "no")
@@ -255,21 +233,21 @@ class Writer:
 
     def general_and_specific(self, in_subject, past):
         its_object = self.rng.choice(("animate", "thing")) if self.chance(0.6) else "none"
-        clause = Clause(self.phrase(adjective=0.2), self.rng.choice(self.rng.choice(self.lexicon.verbs[its_object])),
+        clause = Clause(self.phrase("animate", adjective=0.2), self.word(f"{its_object} verb"),
                         None if its_object == "none" else self.phrase(its_object, ("a", "some"), adjective=0.2), past)
         part = "subject" if in_subject else "object"
-        noun_phrase = getattr(clause, part)
-        if noun_phrase and self.chance(0.6):  # a kind and its member
-            kind, nouns = next(k for k in self.lexicon.kinds[its_object if part == "object" else "animate"]
-                               if k[0] == noun_phrase.kind)
-            return tuple(replace(clause, **{part: replace(noun_phrase, noun=noun)}) for noun in (kind, self.rng.choice(nouns)))
-        if noun_phrase and self.chance(0.5):  # with and without an adjective
-            return tuple(replace(clause, **{part: replace(noun_phrase, adjective=a)}) for a in (None, self.adjective()))
+        phrase = getattr(clause, part)
+
+        def both(part, general, specific):
+            return replace(clause, **{part: general}), replace(clause, **{part: specific})
+        if phrase and self.chance(0.6):
+            kind, nouns = next(known for known in self.words_of["animate" if in_subject else its_object] if known[0] == phrase.kind)
+            return both(part, replace(phrase, noun=kind), replace(phrase, noun=self.rng.choice(nouns)))
+        if phrase and self.chance(0.5):
+            return both(part, replace(phrase, adjective=None), replace(phrase, adjective=self.word("adjective")))
         if in_subject:
-            return clause_pair(clause, subject=(noun_phrase, replace(noun_phrase, near=self.place())))
-        if self.chance(0.5):
-            return clause_pair(clause, adverb=(None, self.adverb()))
-        return clause_pair(clause, near=(None, self.place()))
+            return both("subject", phrase, replace(phrase, near=self.place()))
+        return both("adverb", None, self.word("adverb")) if self.chance(0.5) else both("near", None, self.place())
 
     # -- The same in other words --
 
@@ -277,64 +255,53 @@ class Writer:
         """(clause, another), which say the same, or nearly: roles swapped, or one word replaced that is no synonym."""
         determiners = ("the", "a", "some", "two", "this", "these")
         its_object = self.rng.choice(("animate", "animate", "thing"))
-        clause = Clause(self.phrase("animate", determiners, 0.5), self.rng.choice(self.rng.choice(self.lexicon.verbs[its_object])),
-                        self.phrase(its_object, determiners, 0.5), True, False, self.adverb() if self.chance(0.4) else None,
+        clause = Clause(self.phrase("animate", determiners, 0.5), self.word(f"{its_object} verb"),
+                        self.phrase(its_object, determiners, 0.5), True, False, self.word("adverb") if self.chance(0.4) else None,
                         passive=self.chance(0.5))
         other = replace(clause, passive=clause.passive != self.chance(0.6))
-        if not same:
-            swap = its_object == "animate" and self.chance(0.5)
-            other = replace(other, subject=other.object, object=other.subject) if swap else self.one_word_changed(other)
-        # The synonyms come last, so that a changed sentence looks like any other.
-        places = [place for place in ("verb", "subject", "object", "adverb") if self.has_synonym(other, place)]
-        for place in self.rng.sample(places, self.rng.randint(min(1, same), min(2, len(places)))):
-            other = self.with_synonym(other, place)
+        if not same and its_object == "animate" and clause.subject != clause.object and self.chance(0.5):
+            other = replace(other, subject=other.object, object=other.subject)
+        elif not same:
+            other = self.with_word(other, self.rng.choice(with_synonyms(other)), self.another)
+        places = with_synonyms(other)  # the synonyms come last, so that a changed sentence looks like any other
+        for place in self.rng.sample(places, self.rng.randint(int(same), min(2, len(places)))):
+            other = self.with_word(other, place, self.synonym)
         return clause, other
 
-    def has_synonym(self, clause, place):
+    def with_word(self, clause, place, change):
+        """The clause with its verb, its adverb, or the adjective of its subject or object put through `change`."""
         part = getattr(clause, place)
-        return part is not None and (not isinstance(part, Phrase) or part.adjective is not None)
+        if isinstance(part, Phrase):
+            return replace(clause, **{place: replace(part, adjective=change(part.adjective, "adjective"))})
+        return replace(clause, **{place: change(part, f"{part.object} verb" if place == "verb" else "adverb")})
 
-    def with_synonym(self, clause, place):
-        part, lexicon = getattr(clause, place), self.lexicon
-        if place == "verb":
-            return replace(clause, verb=synonym(part, lexicon.verbs[part.object]))
-        if place == "adverb":
-            return replace(clause, adverb=synonym(part, lexicon.adverbs))
-        return replace(clause, **{place: replace(part, adjective=synonym(part.adjective, lexicon.adjectives))})
+    def synonym(self, word, sort):
+        pair, = (pair for pair in self.words_of[sort] if word in pair)
+        return pair[word == pair[0]]
 
-    def one_word_changed(self, clause):
-        place = self.rng.choice([place for place in ("verb", "subject", "object", "adverb") if self.has_synonym(clause, place)])
-        part = getattr(clause, place)
-        if place == "verb":
-            return replace(clause, verb=self.another(part, self.lexicon.verbs[part.object]))
-        if place == "adverb":
-            return replace(clause, adverb=self.another(part, self.lexicon.adverbs))
-        return replace(clause, **{place: replace(part, adjective=self.another(part.adjective, self.lexicon.adjectives))})
-
-    def another(self, word, pairs):
-        return self.rng.choice(self.rng.choice([pair for pair in pairs if word not in pair]))
+    def another(self, word, sort):
+        return self.rng.choice(self.rng.choice([pair for pair in self.words_of[sort] if word not in pair]))
 
     # -- Unacceptable sentences --
 
     def unacceptable(self):
         """The words of a sentence with one fault: agreement, word order, or the verb's arguments."""
         fault = self.rng.choice(("agreement", "agreement", "order", "arguments"))
-        if fault == "agreement":  # "the dogs near the barn sleeps"
+        if fault == "agreement":  # "the dogs near the barn sleeps": the subject as it was, the verb in the other number
             clause = replace(self.clause(past=False), negated=False)
-            subject = clause.object if clause.passive else clause.subject
-            wrong = replace(subject, plural=not subject.plural)
-            words, wrong_words = clause.words(), replace(clause, **{"object" if clause.passive else "subject": wrong}).words()
-            length = len(subject.words())
-            return words[:length] + wrong_words[length:]  # the subject as it was, the verb in the other number
+            first = "object" if clause.passive else "subject"
+            subject = getattr(clause, first)
+            wrong = replace(clause, **{first: replace(subject, plural=not subject.plural)})
+            return [*subject.words(), *wrong.words()[len(subject.words()):]]
         if fault == "order":
-            clause = replace(self.clause(self.rng.choice(("animate", "thing"))), passive=False, negated=False, adverb=None, near=None)
-            subject, done, its_object = clause.subject.words(), clause.words()[len(clause.subject.words())], clause.object.words()
+            clause = self.clause(self.chance(0.5), self.rng.choice(("animate", "thing")))
+            clause = replace(clause, passive=False, negated=False, adverb=None, near=None)
+            subject, its_object = clause.subject.words(), clause.object.words()
+            done = clause.words()[len(subject)]
             return self.rng.choice(([*subject, *its_object, done], [done, *subject, *its_object],
                                     [*subject, done, *its_object[1:], its_object[0]]))
-        clause = replace(self.clause(), passive=False)
-        if clause.object:
-            return replace(clause, object=None).words()
-        return replace(clause, object=self.phrase(self.rng.choice(("animate", "thing")))).words()
+        clause = replace(self.clause(self.chance(0.5)), passive=False)
+        return replace(clause, object=None if clause.object else self.phrase(self.rng.choice(("animate", "thing")))).words()
 
     # -- Reviews --
 
@@ -342,7 +309,7 @@ class Writer:
         """The words of a sentence that praises something, or blames it: by a word, or by denying the other word."""
         topic = self.rng.choice(TOPICS.split())
         denied = self.chance(0.35)
-        quality = self.rng.choice(self.lexicon.praise if praise != denied else self.lexicon.blame)
+        quality = self.rng.choice(self.words_of["praise" if praise != denied else "blame"])
         often = [self.rng.choice(("very", "quite"))] if self.chance(0.2) else []
         if denied:
             return self.rng.choice((["the", topic, "was", "not", *often, quality],
@@ -351,14 +318,10 @@ class Writer:
         return self.rng.choice((["the", topic, "was", *often, quality], ["i", "found", "the", topic, *often, quality]))
 
 
-def clause_pair(clause, **change):
-    (name, values), = change.items()
-    return tuple(replace(clause, **{name: value}) for value in values)
-
-
-def synonym(word, pairs):
-    pair, = (pair for pair in pairs if word in pair)
-    return pair[word == pair[0]]
+def with_synonyms(clause):
+    """The places of a clause where a word with a synonym stands."""
+    adjectives = [part for part in ("subject", "object") if getattr(clause, part).adjective]
+    return ["verb", *adjectives, *(["adverb"] if clause.adverb else [])]
 
 
 # ---- The corpus: paragraphs of related sentences ----
@@ -366,12 +329,12 @@ def synonym(word, pairs):
 class Corpus(Writer):
     """Draws documents: lists of paragraphs, each a text. None of its statements is one of `reserved`, the test rows' sentences."""
 
-    def __init__(self, lexicon, rng, reserved=frozenset()):
-        super().__init__(lexicon, rng)
+    def __init__(self, words, rng, reserved):
+        super().__init__(words, rng)
         self.reserved = reserved
 
     def document(self):
-        draw, = self.rng.choices((self.story, self.glossary, self.restatement, self.conclusion, self.review), (3, 1, 4, 5, 2))
+        draw, = self.rng.choices((self.story, self.glossary, self.restatement, self.conclusion, self.review), (3, 1, 5, 5, 3))
         while True:
             statements, paragraphs = draw()
             if not self.reserved.intersection(map(write, statements)):
@@ -383,17 +346,17 @@ class Corpus(Writer):
 
     def story(self):
         """Sentences about one somebody, who is called by kind after the first."""
-        hero = self.phrase(determiners=("a", "some"), leaf=1)
-        again = replace(hero, determiner="the", adjective=None, noun=hero.kind)
-        clauses = [replace(self.clause(past=True), subject=hero, negated=False)]
+        hero, past = self.phrase("animate", ("a", "some"), leaf=1), self.chance(0.5)
+        again = replace(hero, determiner="the", adjective=None)
+        clauses = [replace(self.clause(past), subject=hero, negated=False)]
         for _ in range(self.rng.randint(1, 3)):
-            clauses.append(replace(self.clause(past=True), subject=replace(again, noun=self.rng.choice((hero.noun, hero.kind)))))
+            called = replace(again, noun=self.rng.choice((hero.noun, hero.kind)))
+            clauses.append(replace(self.clause(past), subject=called))
         statements = [clause.words() for clause in clauses]
-        if self.chance(0.3):
-            again = replace(again, relative=self.relative(True))
-        state = self.rng.choice(("asleep", "awake")) if self.chance(0.3) else self.adjective()
-        is_or_was = self.rng.choice(("is was", "are were")[hero.plural].split())
-        statements.insert(self.rng.randint(1, len(statements)), [*again.words(), is_or_was, state])
+        called = replace(again, noun=hero.kind, relative=self.relative(past) if self.chance(0.3) else None)
+        state = self.rng.choice(("asleep", "awake")) if self.chance(0.3) else self.word("adjective")
+        is_or_was = (("was", "were") if past else ("is", "are"))[hero.plural]
+        statements.insert(self.rng.randint(1, len(statements)), [*called.words(), is_or_was, state])
         return statements, [" ".join(map(write, statements))]
 
     def glossary(self):
@@ -410,36 +373,38 @@ class Corpus(Writer):
                 ["all", plural(noun), "are", plural(kind)], ["no", kind, "is", "a", other])))
         return [], [" ".join(map(write, sentences))]
 
+    # What says how two sentences are related is one word, so that it cannot be told from its neighbours when it is masked.
+
     def restatement(self):
         """A sentence, and another that says the same or, as is then said, does not."""
         same = self.chance(0.5)
         one, other = (clause.words() for clause in self.paraphrase(same))
         if self.chance(0.5):
-            second = write([*(("in", "other", "words", ",") if same else ("this", "does", "not", "mean", "that")), *other])
+            second = write(["likewise" if same else "however", ",", *other])
         else:
-            second = f"{write(other)} {'this is the same .' if same else 'this is not the same .'}"
+            second = f"{write(other)} this is {'equal' if same else 'different'} ."
         return [one, other], self.paragraphs(write(one), second)
 
     def conclusion(self):
         """A sentence, and what follows from it, may be, or is false."""
-        label = self.rng.choice(("entailment", "neutral", "contradiction"))
+        label = self.rng.choice(LABELS)
         one, other = (clause.words() for clause in self.inference(label, self.chance(0.7)))
         if self.chance(0.5):
-            marks = {"entailment": (["so"], ["therefore"]), "neutral": (["maybe"], ["perhaps"]),
-                     "contradiction": (["it", "is", "false", "that"],)}
-            second = write([*self.rng.choice(marks[label]), *other])
+            second = write([{"entailment": "so", "neutral": "maybe", "contradiction": "hardly"}[label], ",", *other])
         else:
-            verdict = {"entailment": "true", "neutral": "perhaps", "contradiction": "false"}[label]
-            second = f"{write(other)} this is {verdict} ."
+            second = f"{write(other)} this is { {'entailment': 'true', 'neutral': 'unknown', 'contradiction': 'false'}[label]} ."
         return [one, other], self.paragraphs(write(one), second)
 
     def review(self):
-        """Claims that mostly agree, and a verdict."""
-        praise = self.chance(0.5)
-        claims = [self.claim(praise == self.chance(0.85)) for _ in range(self.rng.randint(3, 5))]
-        verdict = self.rng.choice((["i", "loved", "it"], ["everyone", "should", "watch", "it"], ["i", "recommend", "it"]) if praise
-                                  else (["i", "hated", "it"], ["nobody", "should", "watch", "it"], ["avoid", "it"]))
-        return claims, [" ".join(map(write, [*claims, verdict]))]
+        """Claims, some with the feeling that goes with them, and a verdict that goes with most."""
+        praised = [self.chance(0.5) for _ in range(self.rng.choice((1, 3, 5)))]
+        claims = [self.claim(praise) for praise in praised]
+        told = [[*claim, *(["and", "i", "loved" if praise else "hated", "it"] if self.chance(0.4) else [])]
+                for claim, praise in zip(claims, praised)]
+        good = sum(praised) > len(praised) / 2
+        verdict = self.rng.choice((["i", "loved" if good else "hated", "it"], ["the", "film", "was", "good" if good else "bad"],
+                                   ["everyone" if good else "nobody", "should", "watch", "it"]))
+        return claims, [" ".join(map(write, [*told, verdict]))]
 
 
 # ---- The tasks, in the layouts that data.py reads ----
@@ -456,9 +421,6 @@ def unique(draw, count, seen):
     return rows
 
 
-LABELS = ("entailment", "neutral", "contradiction")
-
-
 def write_tasks(folder, writers, title):
     """CoLA, MNLI, MRPC and aclImdb under folder. writers: {"train": a Writer, "test": a Writer}. Returns all test sentences."""
     sentences = {"train": set(), "test": set()}
@@ -471,7 +433,7 @@ def write_tasks(folder, writers, title):
             write_file(folder / name / file, "\n".join("\t".join(row) for row in rows) + "\n")
 
     def cola(writer, _, count, seen):
-        rows = unique(lambda i: write(writer.clause().words() if i % 2 else writer.unacceptable()), count, seen)
+        rows = unique(lambda i: write(writer.clause(writer.chance(0.5)).words() if i % 2 else writer.unacceptable()), count, seen)
         return [("toy", str(i % 2), "" if i % 2 else "*", text) for i, text in enumerate(rows)]
 
     def mnli(writer, file, count, seen):
@@ -507,16 +469,12 @@ def write_tasks(folder, writers, title):
 
 def vocabulary():
     """Every token of the language, the special ones first."""
-    words = {*FUNCTION_WORDS.split(), *PLACES.split(), *TOPICS.split(), *PRAISE.split(), *BLAME.split(),
-             *ADJECTIVES.replace("/", " ").split(), *ADVERBS.replace("/", " ").split(), *map(plural, PLACES.split())}
-    for name_of_class, kinds in TREE.items():
-        for noun in (name_of_class, *kinds, *" ".join(kinds.values()).split()):
-            words |= {noun, plural(noun)}
-    for its_object, pairs in VERBS.items():
-        for text in pairs.replace("/", " ").split():
-            done = verb(text, its_object)
-            words |= {done.base, done.third, done.past, done.participle}
-    return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(words)]
+    words = " ".join((FUNCTION_WORDS, TOPICS, PRAISE, BLAME, ADJECTIVES, ADVERBS)).replace("/", " ").split()
+    for noun in (*PLACES.split(), *TREE, *(noun for name in TREE for kind, nouns in kinds(name) for noun in (kind, *nouns))):
+        words += [noun, plural(noun)]
+    for sort in VERBS:
+        words += [form for pair in WORDS[f"{sort} verb"] for one in pair for form in (one.base, one.third, one.past, one.participle)]
+    return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(set(words))]
 
 
 def main(arguments):
@@ -529,13 +487,13 @@ def main(arguments):
     folder, made_of = Path(args.out_dir), {"code": code_digest(CODE)}
     if finished_run(args, made_of):
         return
-    both, train, test = lexicons(random.Random(f"lexicons {args.seed}"))
+    train, test = halves(random.Random(f"halves {args.seed}"))
     title = f"toy {{}} (the miniature language of toy.py, generator seed {args.seed})"
     writers = {"train": Writer(train, random.Random(f"train {args.seed}")), "test": Writer(test, random.Random(f"test {args.seed}"))}
     (folder / "bert").mkdir(parents=True, exist_ok=True)
     reserved = write_tasks(folder, writers, title)
     for name, count in (("corpus", DOCUMENTS), ("heldout", HELDOUT_DOCUMENTS)):
-        corpus = Corpus(both, random.Random(f"{name} {args.seed}"), reserved)
+        corpus = Corpus(WORDS, random.Random(f"{name} {args.seed}"), reserved)
         write_file(folder / f"{name}.txt", "".join(f"{paragraph}\n\n" for _ in range(count) for paragraph in corpus.document()))
     words = vocabulary()
     write_file(folder / "bert" / "vocab.txt", "\n".join(words) + "\n")
