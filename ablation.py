@@ -198,11 +198,12 @@ def read_arguments(arguments):
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), help="default: as the preset says, or auto")
     args = parser.parse_args(arguments)
     preset = PRESETS[args.preset]
-    if not (args.teacher or args.corpus or args.heldout or args.data_dir):  # then the preset's own
-        args.teacher, args.corpus, args.heldout, args.data_dir = map(preset.get, ("teacher", "corpus", "heldout", "data_dir"))
+    args.world = None if args.corpus and args.data_dir else preset.get("world")
+    args.heldout = args.heldout or (None if args.corpus else preset.get("heldout"))
     for name in ("teacher", "corpus", "data_dir"):
-        if not getattr(args, name):
+        if not getattr(args, name) and name not in preset:
             raise InputError(f"--{name}: missing; preset {args.preset} needs --teacher, --corpus and --data_dir")
+        setattr(args, name, getattr(args, name) or preset[name])
     args.out_dir = args.out_dir or f"runs/{args.preset}"
     if BASELINE not in args.variants:
         raise InputError(f"--variants must hold {BASELINE}: the others are compared with it")
@@ -211,8 +212,8 @@ def read_arguments(arguments):
 
 def main(arguments):
     started, args = time.monotonic(), read_arguments(arguments)
-    if args.data_dir == PRESETS[args.preset].get("data_dir"):
-        toy.main([*PRESETS[args.preset]["world"], "--overwrite"])
+    if args.world:
+        toy.main([*args.world, "--overwrite"])
     if not args.report_only:
         check(args)
         to_do = missing(args)
@@ -220,7 +221,7 @@ def main(arguments):
               f"{', '.join(args.tasks)}, with {args.seeds} seed(s): {len(list(commands(args)))} runs, of which {len(to_do)} are to "
               f"do. Results: {args.out_dir}", flush=True)
         if to_do:
-            print(f"About {estimate(args, to_do) / 60:.0f} minutes on this machine ({torch.get_num_threads()} threads).", flush=True)
+            print(f"About {max(1, round(estimate(args, to_do) / 60))} minutes on this machine ({torch.get_num_threads()} threads).", flush=True)
             run(to_do)
     titles = {"teacher": "teacher", **{variant: VARIANTS[variant][0] for variant in args.variants}}
     summary = summarize(args.out_dir, args.data_dir, titles, BASELINE, args.tasks, args.seeds)

@@ -21,38 +21,32 @@ DOCUMENTS, HELDOUT_DOCUMENTS, TRAIN_ROWS, TEST_ROWS = 120_000, 1_000, 1_000, 600
 # ---- The lexicon ----
 
 TREE = {  # class: {kind: what is of that kind}
-    "animal": {"dog": "terrier spaniel poodle beagle collie", "bird": "sparrow robin eagle crow owl",
-               "insect": "beetle ant moth wasp hornet", "horse": "pony stallion mare foal mustang",
-               "snake": "python cobra viper adder mamba", "cat": "tabby kitten tomcat mouser siamese"},
-    "person": {"artist": "painter singer dancer poet sculptor", "worker": "farmer baker miner weaver carpenter",
-               "doctor": "surgeon dentist nurse healer medic", "child": "boy girl toddler orphan pupil",
-               "official": "judge mayor sheriff clerk senator", "soldier": "archer sergeant captain gunner scout"},
-    "plant": {"fruit": "apple pear plum lemon melon", "flower": "rose tulip daisy lily orchid",
-              "vegetable": "carrot onion turnip potato leek", "tree": "oak maple willow cedar elm"},
-    "object": {"vehicle": "taxi van truck wagon tractor", "instrument": "violin flute drum harp trumpet",
-               "tool": "hammer axe shovel chisel wrench", "container": "bottle basket bucket jar crate"},
+    "animal": {"dog": "terrier spaniel poodle beagle", "bird": "sparrow robin eagle crow", "insect": "beetle ant moth wasp",
+               "horse": "pony stallion mare foal", "cat": "tabby kitten tomcat siamese"},
+    "person": {"artist": "painter singer dancer poet", "worker": "farmer baker miner weaver", "doctor": "surgeon dentist nurse healer",
+               "child": "boy girl toddler orphan", "official": "judge mayor sheriff clerk"},
+    "plant": {"fruit": "apple pear plum lemon", "flower": "rose tulip daisy lily", "vegetable": "carrot onion turnip potato"},
+    "object": {"vehicle": "taxi van truck wagon", "instrument": "violin flute drum harp", "tool": "hammer axe shovel chisel",
+               "container": "bottle basket bucket jar"},
 }
 PLURALS = {"child": "children", "person": "people", "potato": "potatoes"}
 # Pairs of synonyms. A verb whose past is not regular is written base:past:participle.
 VERBS = {
-    "animate": "chase/pursue help/aid frighten/scare see:saw:seen/notice follow/trail admire/respect hate/detest hug:hugged:hugged/"
-               "embrace watch/observe call/summon comfort/console tease/mock trust/believe greet/welcome",
-    "thing": "buy:bought:bought/purchase carry/transport fix/repair clean/wash break:broke:broken/smash "
-             "hide:hid:hidden/conceal lift/raise push/shove throw:threw:thrown/hurl find:found:found/discover "
-             "grab:grabbed:grabbed/seize choose:chose:chosen/select",
+    "animate": "chase/pursue help/aid frighten/scare see:saw:seen/notice follow/trail admire/respect hate/detest comfort/console "
+               "hug:hugged:hugged/embrace tease/mock",
+    "thing": "buy:bought:bought/purchase carry/transport fix/repair clean/wash break:broke:broken/smash lift/raise "
+             "throw:threw:thrown/hurl find:found:found/discover",
     "none": "sleep:slept:slept/doze laugh/giggle shout/yell weep:wept:wept/sob:sobbed:sobbed fall:fell:fallen/tumble "
-            "walk/stroll rest/relax vanish/disappear talk/chat:chatted:chatted complain/grumble tremble/shiver "
-            "run:ran:run/sprint",
+            "walk/stroll complain/grumble tremble/shiver",
 }
-ADJECTIVES = ("big/large small/little fast/quick old/ancient happy/glad angry/furious quiet/silent tired/weary strange/odd "
-              "wet/damp rich/wealthy sick/ill brave/bold clever/smart thin/slim dirty/filthy")
+ADJECTIVES = ("big/large small/little fast/quick old/ancient happy/glad angry/furious quiet/silent strange/odd wet/damp "
+              "rich/wealthy clever/smart dirty/filthy")
 ADVERBS = "quickly/rapidly quietly/silently often/frequently happily/gladly suddenly/abruptly calmly/peacefully"
-PLACES = "barn castle garden bridge river tower market forest station harbor"
+PLACES = "barn castle garden bridge river tower market forest"
 PRAISE = ("superb delightful brilliant charming wonderful gripping elegant moving splendid witty graceful dazzling tender "
-          "masterful thrilling lovely inspired radiant polished fresh vivid subtle joyful perfect")
-BLAME = ("dreadful tedious clumsy boring awful shallow lifeless bland horrid stale sloppy grating dismal feeble hollow "
-         "painful lazy ugly messy dull weak pointless silly wooden")
-TOPICS = "film plot acting music script cast ending dialogue story hero scene pace"
+          "masterful thrilling lovely")
+BLAME = ("dreadful tedious clumsy boring awful shallow lifeless bland horrid stale sloppy grating dismal feeble hollow painful")
+TOPICS = "film plot acting music script cast ending dialogue story scene"
 FUNCTION_WORDS = (
     "the a an some two three every all no this that these is are was were do does did not by near , . kind of and so maybe hardly "
     "likewise however true unknown false equal different i it found loved hated nobody everyone could should call watch there "
@@ -251,13 +245,17 @@ class Writer:
 
     # -- The same in other words --
 
-    def paraphrase(self, same):
-        """(clause, another), which say the same, or nearly: roles swapped, or one word replaced that is no synonym."""
+    def paraphrase(self, same, plain=False):
+        """(clause, another), which say the same, or nearly: roles swapped, or one word replaced that is no synonym.
+
+        plain: they differ in one word alone."""
         determiners = ("the", "a", "some", "two", "this", "these")
         its_object = self.rng.choice(("animate", "animate", "thing"))
         clause = Clause(self.phrase("animate", determiners, 0.5), self.word(f"{its_object} verb"),
                         self.phrase(its_object, determiners, 0.5), True, False, self.word("adverb") if self.chance(0.4) else None,
                         passive=self.chance(0.5))
+        if plain:
+            return clause, self.with_word(clause, self.rng.choice(with_synonyms(clause)), self.synonym if same else self.another)
         other = replace(clause, passive=clause.passive != self.chance(0.6))
         if not same and its_object == "animate" and clause.subject != clause.object and self.chance(0.5):
             other = replace(other, subject=other.object, object=other.subject)
@@ -305,10 +303,10 @@ class Writer:
 
     # -- Reviews --
 
-    def claim(self, praise):
+    def claim(self, praise, denials=0.35):
         """The words of a sentence that praises something, or blames it: by a word, or by denying the other word."""
         topic = self.rng.choice(TOPICS.split())
-        denied = self.chance(0.35)
+        denied = self.chance(denials)
         quality = self.rng.choice(self.words_of["praise" if praise != denied else "blame"])
         often = [self.rng.choice(("very", "quite"))] if self.chance(0.2) else []
         if denied:
@@ -334,7 +332,7 @@ class Corpus(Writer):
         self.reserved = reserved
 
     def document(self):
-        draw, = self.rng.choices((self.story, self.glossary, self.restatement, self.conclusion, self.review), (3, 1, 5, 5, 3))
+        draw, = self.rng.choices((self.story, self.glossary, self.restatement, self.conclusion, self.review), (3, 3, 4, 4, 4))
         while True:
             statements, paragraphs = draw()
             if not self.reserved.intersection(map(write, statements)):
@@ -360,25 +358,36 @@ class Corpus(Writer):
         return statements, [" ".join(map(write, statements))]
 
     def glossary(self):
-        """What is of which kind, and what is not."""
-        sentences = []
-        for _ in range(3):
-            name_of_class = self.rng.choice(list(TREE))
-            kind, other = self.rng.sample(list(TREE[name_of_class]), 2)
-            noun = self.rng.choice(TREE[name_of_class][kind].split())
-            sentences.append(self.rng.choice((
-                ["a", noun, "is", "a", "kind", "of", kind], [plural(noun), "are", plural(kind)],
-                ["every", noun, "is", "a", kind, "and", "every", kind, "is", "a", name_of_class],
-                ["no", noun, "is", "a", other], [plural(kind), "are", plural(name_of_class)],
-                ["all", plural(noun), "are", plural(kind)], ["no", kind, "is", "a", other])))
-        return [], [" ".join(map(write, sentences))]
+        """What is of which kind; which words are synonyms; which words praise."""
+        return [], [" ".join(write(self.rng.choice((self.kind, self.synonyms, self.quality))()) for _ in range(3))]
+
+    def kind(self):
+        name_of_class = self.rng.choice(list(TREE))
+        kind, other = self.rng.sample(list(TREE[name_of_class]), 2)
+        noun = self.rng.choice(TREE[name_of_class][kind].split())
+        return self.rng.choice((
+            ["a", noun, "is", "a", "kind", "of", kind], ["all", plural(noun), "are", plural(kind)],
+            ["every", noun, "is", "a", kind, "and", "every", kind, "is", "a", name_of_class],
+            ["no", noun, "is", "a", other], ["no", kind, "is", "a", other], [plural(kind), "are", plural(name_of_class)]))
+
+    def synonyms(self):
+        sort = self.rng.choice(("adjective", "adverb", *(f"{sort} verb" for sort in VERBS)))
+        word = self.word(sort)
+        same = self.chance(0.5)
+        pair = word, (self.synonym if same else self.another)(word, sort)
+        return [*" and ".join(getattr(one, "past", one) for one in pair).split(), "are", "equal" if same else "different"]
+
+    def quality(self):
+        praise, denied, topic = self.chance(0.5), self.chance(0.3), self.rng.choice(TOPICS.split())
+        word, verdict = self.rng.choice(self.words_of["praise" if praise else "blame"]), "good" if praise != denied else "bad"
+        return ["a", topic, "that", "is", "not", word, "is", verdict] if denied else ["a", word, topic, "is", verdict]
 
     # What says how two sentences are related is one word, so that it cannot be told from its neighbours when it is masked.
 
     def restatement(self):
         """A sentence, and another that says the same or, as is then said, does not."""
         same = self.chance(0.5)
-        one, other = (clause.words() for clause in self.paraphrase(same))
+        one, other = (clause.words() for clause in self.paraphrase(same, plain=self.chance(0.4)))
         if self.chance(0.5):
             second = write(["likewise" if same else "however", ",", *other])
         else:
@@ -396,9 +405,10 @@ class Corpus(Writer):
         return [one, other], self.paragraphs(write(one), second)
 
     def review(self):
-        """Claims, some with the feeling that goes with them, and a verdict that goes with most."""
-        praised = [self.chance(0.5) for _ in range(self.rng.choice((1, 3, 5)))]
-        claims = [self.claim(praise) for praise in praised]
+        """Claims, some with the feeling that goes with them, and a verdict that goes with most. Many reviews are of one mind."""
+        one_mind, praise = self.chance(0.6), self.chance(0.5)
+        praised = [praise if one_mind else self.chance(0.5) for _ in range(self.rng.choice((3, 5)))]
+        claims = [self.claim(praise, 0.1 if one_mind else 0.35) for praise in praised]
         told = [[*claim, *(["and", "i", "loved" if praise else "hated", "it"] if self.chance(0.4) else [])]
                 for claim, praise in zip(claims, praised)]
         good = sum(praised) > len(praised) / 2

@@ -36,6 +36,14 @@ def experiment(world, tmp_path_factory):
     return out_dir, run.stdout
 
 
+def test_it_says_first_what_it_will_do_and_how_long_it_takes(experiment):
+    _, printed = experiment
+    first, second = printed.splitlines()[:2]
+    assert re.match(r"5 students to distil from .*/teacher, 6 models to fine-tune on cola, mnli, mrpc, imdb, with 1 seed\(s\): "
+                    r"29 runs, of which 29 are to do", first)
+    assert re.match(r"About \d+ minutes on this machine", second)
+
+
 def test_every_student_and_every_fine_tuning_is_there(experiment):
     out_dir, _ = experiment
     students = [out_dir / variant / "seed0" for variant in ablation.VARIANTS]
@@ -238,3 +246,7 @@ def test_wrong_arguments_end_in_one_line_and_status_2(world, tmp_path, refused, 
     line = refused(ablation, *arguments(world, tmp_path / "out", *more))
     assert re.search(message, line), line
     assert not (tmp_path / "out").exists()  # before any work is done
+
+
+def test_a_preset_without_a_world_of_its_own_needs_the_users(refused):
+    assert "--corpus: missing; preset mini needs --teacher, --corpus and --data_dir" in refused(ablation, "--preset", "mini", "--teacher", "x")
