@@ -1,21 +1,16 @@
 # Every target sets up .venv on first use, and again when the requirements change.
-#   make ablation                       the experiment in a miniature language, minutes; SEEDS=3 repeats it with seeds 0, 1, 2
-#   make ablation PRESET=mini|base TEACHER=folder CORPUS=folder DATA=folder [HELDOUT=folder] [TASKS=cola,mrpc] [ARGS="..."]
-#   make report                         (the same variables): only the report, from what is done
+#   make ablation TEACHER=folder CORPUS=folder DATA=folder [PRESET=mini|base] [SEEDS=3] [TASKS=cola,mrpc] [HELDOUT=folder] [ARGS="..."]
+#   make report   (the same variables): only the report, from what is done
+#   make toy-teacher, then make ablation PRESET=toy: the experiment in a miniature language
 #   make demo TEXT="the dogs that [MASK] the cat are asleep" [RUN=runs/toy]
 #   make demo TEXT="..." TASK=cola [TEXT_B="..."]
-#   make toy-teacher                    trains the teacher of assets/toy-teacher again, into runs/toy-teacher; most of an hour
 #   make test
 
 PYTHON ?= python3
-PRESET ?= toy
+PRESET ?= mini
 SEEDS ?= 1
 TASKS ?= cola,mnli,mrpc,imdb
 RUN ?= runs/$(PRESET)
-
-# glibc gives the memory of every large tensor back to the system and fetches it anew, page by page; kept, steps are faster.
-export MALLOC_MMAP_THRESHOLD_ = 33554432
-export MALLOC_TRIM_THRESHOLD_ = 17179869184
 
 ablation = .venv/bin/python ablation.py --preset $(PRESET) --seeds $(SEEDS) --tasks $(TASKS) $(if $(TEACHER),--teacher "$(TEACHER)") \
 	$(if $(CORPUS),--corpus $(CORPUS)) $(if $(HELDOUT),--heldout $(HELDOUT)) $(if $(DATA),--data_dir "$(DATA)") $(ARGS)

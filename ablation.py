@@ -1,6 +1,5 @@
 """The experiment: what each part of the triple loss, and the teacher's initialisation, is worth.
 
-    python ablation.py                                             (in a miniature language, on a CPU, minutes)
     python ablation.py --preset mini --teacher FOLDER --corpus FILE_OR_FOLDER --data_dir FOLDER
 
 Distils one student per variant, fine-tunes the teacher and every student on every task, and reports the differences.
@@ -8,7 +7,6 @@ What is up to date is not done again. Sanh et al. 2019 (arXiv:1910.01108), secti
 """
 import argparse
 import difflib
-import os
 import resource
 import shlex
 import sys
@@ -36,11 +34,10 @@ VARIANTS = {
 }
 BASELINE = "full"
 
-HERE = os.path.relpath(Path(__file__).parent)
 PRESETS = {
-    "toy": {  # the miniature language of toy.py, with a teacher that lies ready
+    "toy": {  # the miniature language of toy.py, with the teacher of make toy-teacher
         "world": ["--out_dir", "runs/toy/world", "--seed", "1"],
-        "teacher": os.path.join(HERE, "assets", "toy-teacher"), "corpus": ["runs/toy/world/corpus.txt"],
+        "teacher": "runs/toy-teacher", "corpus": ["runs/toy/world/corpus.txt"],
         "heldout": ["runs/toy/world/heldout.txt"], "data_dir": "runs/toy/world",
         "pretrain": ["--steps", "300", "--batch_size", "32", "--max_length", "64", "--lr", "1e-3", "--precision", "fp32"],
         "finetune": ["--epochs", "5", "--batch_size", "32", "--max_length", "64", "--lr", "5e-4", "--precision", "fp32"],
@@ -180,7 +177,7 @@ def list_of(known, what):
 
 def read_arguments(arguments):
     parser = Parser(__doc__)
-    parser.add_argument("--preset", type=one_of(PRESETS, "preset"), default="toy", help=", ".join(PRESETS))
+    parser.add_argument("--preset", type=one_of(PRESETS, "preset"), default="mini", help=", ".join(PRESETS))
     parser.add_argument("--teacher", help="folder of a BERT with its MLM head, in Hugging Face's layout")
     parser.add_argument("--corpus", nargs="+", help="text files, or folders of them")
     parser.add_argument("--heldout", nargs="+", help="text to measure on; default: a slice of the corpus, not trained on")

@@ -82,7 +82,7 @@ class TripleLoss(nn.Module):
                     with torch.no_grad():
                         values["teacher_logits"] = F.linear(teacher_transformed[rows], *teacher_decoder).float()
                 masked = int((labels[rows] != -100).sum())
-                shares = {name: masked / masked_in_step if "labels" in self.wants[name] else len(logits) / tokens_in_step
+                shares = {name: masked / max(1, masked_in_step) if "labels" in self.wants[name] else len(logits) / tokens_in_step
                           for name in on_logits}
                 return sum((weighted(name, share, **values) for name, share in shares.items() if share),
                            start=torch.zeros((), device=logits.device))

@@ -133,7 +133,6 @@ def summarize(out_dir, data_dir, titles, baseline, all_tasks, seeds):
     glue = [task for task in tasks if task != "imdb"]  # IMDb is no GLUE task, and not in the macro-score
     columns = {**{task: outcomes[baseline][task]["data"] for task in glue}, **({"macro": "macro"} if glue else {}),
                **({"imdb": outcomes[baseline]["imdb"]["data"]} if "imdb" in tasks else {})}
-
     main_column = "macro" if glue else "imdb"
 
     def with_macro(arrays):
@@ -148,8 +147,9 @@ def summarize(out_dir, data_dir, titles, baseline, all_tasks, seeds):
                      for column, values in by_column.items()} for name, by_column in drawn.items()}
     since_edit = {}
     for name, found in outcomes.items():
-        before = read_outcomes({task: list(map(folder_before, folders[name][task])) for task in tasks})
-        if any(folder_before(folder) != folder for task in tasks for folder in folders[name][task]) and same_rows(before, found):
+        folders_before = {task: list(map(folder_before, folders[name][task])) for task in tasks}
+        before = read_outcomes(folders_before)
+        if any(folders_before[task] != folders[name][task] for task in tasks) and same_rows(before, found, tasks):
             drawn_since = with_macro({task: differences(task, found[task], before[task]) for task in tasks})[main_column]
             old = with_macro({task: before[task]["scores"] for task in tasks})[main_column]
             since_edit[name] = interval(np.mean(scores[titles[name]][main_column] - old), drawn_since, seeds)
@@ -167,12 +167,11 @@ def summarize(out_dir, data_dir, titles, baseline, all_tasks, seeds):
             "seconds": measure_seconds(out_dir, outcomes, folders), "paper_table_4": PAPER_TABLE_4}
 
 
-def same_rows(before, now):
-    """Whether two outcomes are of the same tasks and the same dev rows."""
-    def targets(outcomes):
-        return {(task, k, name): pair[1].tolist() for task, found in outcomes.items()
-                for k, sets in enumerate(found["sets"]) for name, pair in sets.items()}
-    return targets(before) == targets({task: found for task, found in now.items() if task in before}) and before.keys() >= now.keys()
+def same_rows(before, now, tasks):
+    """Whether two outcomes are of the same dev rows, and there for all tasks."""
+    def targets(found):
+        return [{name: pair[1].tolist() for name, pair in sets.items()} for sets in found["sets"]]
+    return all(task in before and targets(before[task]) == targets(now[task]) for task in tasks)
 
 
 def measure_seconds(out_dir, outcomes, folders):

@@ -200,30 +200,28 @@ class Writer:
             return Clause(None, done, None, past)
         return Clause(None, done, other, past) if self.chance(0.5) else Clause(other, done, None, past)
 
-    # -- What follows from a sentence: natural logic of "some", "all" and "no" (Icard and Moss 2014) --
+    # -- What follows from a sentence: monotonicity (van Benthem 1986) and the square of opposition --
 
     def inference(self, label, past=True):
         """(premise, hypothesis), two clauses, with this label: "entailment", "neutral" or "contradiction".
 
-        They differ in one place, where one is the more general: a kind for its member, a modifier left out. From "some" follows
-        the more general sentence, from "no" the more special one, and so does, of the subject's place, from "all"."""
-        in_subject = self.chance(0.5)
-        same = label == "entailment" or (label == "neutral" and self.chance(0.5))
-        # In either place half of the sentences are of "some": the direction of the difference alone tells nothing.
-        quantifier = self.rng.choice(("some", "some", "all", "no") if same and in_subject else ("some", "no"))
-        many = self.chance(0.5)
+        They differ in one place, where one is the more general: a kind for its member, a modifier left out. A quantifier is
+        upward there if its sentence implies the more general one ("some" is in the subject), downward if the more special one
+        ("no" is). The opposite of an upward quantifier is downward."""
+        in_subject, many = self.chance(0.5), self.chance(0.5)
+        quantifier = self.rng.choice(("some", "no", "all", "some not"))
+        opposite = {"some": "no", "no": "some", "all": "some not", "some not": "all"}[quantifier]
+        upward = quantifier in (("some", "some not") if in_subject else ("some", "all"))
         general, specific = self.general_and_specific(in_subject, past)
+        if label == "entailment" or (label == "neutral" and self.chance(0.5)):
+            opposite = quantifier
+            pair = (specific, general) if upward == (label == "entailment") else (general, specific)
+        else:  # what the upward quantifier says of the more special and the downward one of the more general cannot both be
+            pair = (specific, general) if upward == (label == "contradiction") else (general, specific)
         some = self.rng.choice(("some", "two", "three")) if many else "a"
-
-        def quantified(clause, quantifier):
-            words = {"some": some, "no": "no", "all": "all" if many else "every"}
-            return replace(clause, subject=replace(clause.subject, plural=many, determiner=words[quantifier]))
-        if same:
-            pair = (specific, general) if (quantifier == "some") == (label == "entailment") else (general, specific)
-            return tuple(quantified(clause, quantifier) for clause in pair)
-        some_clause, no_clause = (specific, general) if label == "contradiction" else (general, specific)
-        pair = quantified(some_clause, "some"), quantified(no_clause, "no")
-        return pair if quantifier == "some" else pair[::-1]
+        words = {"some": some, "no": "no", "all": "all" if many else "every", "some not": some}
+        return tuple(replace(clause, subject=replace(clause.subject, plural=many, determiner=words[name]), negated="not" in name)
+                     for clause, name in zip(pair, (quantifier, opposite)))
 
     def general_and_specific(self, in_subject, past):
         its_object = self.rng.choice(("animate", "thing")) if self.chance(0.6) else "none"
@@ -296,8 +294,7 @@ class Writer:
             clause = replace(clause, passive=False, negated=False, adverb=None, near=None)
             subject, its_object = clause.subject.words(), clause.object.words()
             done = clause.words()[len(subject)]
-            return self.rng.choice(([*subject, *its_object, done], [done, *subject, *its_object],
-                                    [*subject, done, *its_object[1:], its_object[0]]))
+            return self.rng.choice(([*subject, *its_object, done], [done, *subject, *its_object]))
         clause = replace(self.clause(self.chance(0.5)), passive=False)
         return replace(clause, object=None if clause.object else self.phrase(self.rng.choice(("animate", "thing")))).words()
 
