@@ -51,13 +51,14 @@ class TripleLoss(nn.Module):
         total, logged = torch.zeros((), device=input_ids.device), {}
 
         def weighted(name, share, **values):
-            formula = TERMS[name][0]
+            formula, _ = TERMS[name]
             loss = formula(**{word: values[word] for word in self.wants[name] if word in values}) * share
             logged[name] = logged.get(name, 0.0) + loss.detach()
             return self.weights[name] * loss
 
         labels = labels.flatten()
         hidden = self.student.bert(input_ids).flatten(0, 1)  # (tokens, hidden): blocks hold no padding, every token counts
+        teacher_hidden = None
         if wanted & {"teacher_hidden", "teacher_logits"}:
             with torch.no_grad():
                 teacher_hidden = teacher.bert(input_ids).flatten(0, 1)

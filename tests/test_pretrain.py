@@ -260,6 +260,24 @@ def test_held_out_figures_by_another_road(distil, world):
     assert record["heldout_after"] == pytest.approx(expected, rel=1e-4)
 
 
+def test_a_formula_of_the_student_alone_needs_no_teacher(distil, world, tmp_path, monkeypatch):
+    monkeypatch.setitem(TERMS, "norm", (lambda student_hidden: student_hidden.square().mean(), 0.1))
+    distil("scratch", "--config", world / "teacher", "--log_every", 1, teacher="none")
+    assert {"mlm", "norm"} <= log_of(tmp_path / "scratch")[1].keys()
+
+
+def test_a_term_over_masked_positions_alone_sees_the_teachers_logits_there(world):
+    teacher = load_model(world / "teacher").requires_grad_(False)
+    student = make_student(teacher).eval()
+    input_ids, labels = batch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(TERMS, "ce", (lambda student_logits, teacher_logits, labels: distillation_loss(
+            student_logits[labels != -100], teacher_logits[labels != -100], 2.0), 1.0))
+        _, logged = TripleLoss(student, teacher, {"ce": 1.0}, 2.0, 7)(input_ids, labels, labels.numel(), int((labels != -100).sum()))
+    chosen = labels != -100
+    assert logged["ce"].item() == pytest.approx(distillation_loss(student(input_ids)[chosen], teacher(input_ids)[chosen], 2.0).item(), rel=1e-5)
+
+
 @pytest.mark.parametrize("wants, message", [
     (["student_logits", "student_hidden"], "a formula can have"), (["logits"], "odd wants logits; a formula can have student_logits")])
 def test_a_formula_that_wants_what_there_is_not_is_refused(distil, monkeypatch, wants, message):
