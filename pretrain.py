@@ -200,7 +200,8 @@ def read_arguments(arguments):
         parser.add_argument(f"--alpha_{term}", type=number(float, 0), default=weight, help="its weight")
     parser.add_argument("--init", choices=("teacher", "random"), default="teacher", help="of the student")
     parser.add_argument("--layers", type=layer_numbers,
-                        help="the teacher's layers that the student gets, such as 0,2,5; default: half, evenly spaced")
+                        help="the teacher's layers that the student gets, such as 0,2,5, or 0,0,1,1 to grow it; "
+                             "default: half, evenly spaced")
     parser.add_argument("--steps", type=number(int, 1), default=1000)
     parser.add_argument("--batch_size", type=number(int, 1), default=32, help="sequences of one optimizer step")
     parser.add_argument("--grad_accum", type=number(int, 1), default=1, help="parts in which a step is worked through")

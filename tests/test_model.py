@@ -156,3 +156,14 @@ def test_dropout_is_on_in_training_mode_alone():
     with torch.no_grad():
         assert not torch.equal(model.train()(input_ids), model(input_ids))
         assert torch.equal(model.eval()(input_ids), model(input_ids))
+
+
+def test_a_layer_taken_twice_makes_a_deeper_model():
+    """Growing, the other way round (Gong et al. 2019): its first layers are the teacher's."""
+    teacher = MaskedLM(TINY).eval()
+    student = make_student(teacher, layers=[0, 0, 1, 1, 2, 2, 3, 3]).eval()
+    assert student.config.num_hidden_layers == 8
+    input_ids = torch.arange(5, 15)[None]
+    assert torch.equal(student.bert.hidden_states(input_ids)[1], teacher.bert.hidden_states(input_ids)[1])
+    for i, layer in enumerate(student.bert.layers):
+        assert torch.equal(layer.qkv.weight, teacher.bert.layers[i // 2].qkv.weight)
