@@ -195,9 +195,13 @@ def show_score(value):
     return f"{value['mean']:.1f}" + ("" if value["sd"] is None else f" ± {value['sd']:.1f}")
 
 
+def is_noise(value):
+    return value["low"] <= 0 <= value["high"]
+
+
 def show_change(value):
     text = f"{value['difference']:+.1f} [{value['low']:+.1f}, {value['high']:+.1f}]"
-    return f"{text} noise" if value["low"] <= 0 <= value["high"] else text
+    return f"{text} noise" if is_noise(value) else text
 
 
 ONE_SEED = (
@@ -222,7 +226,7 @@ def conclusion(summary):
     """The one sentence that the changes of the main column bear, with its uncertainty."""
     changes = {summary["titles"][name]: by_column[summary["main_column"]]
                for name, by_column in summary["change"].items() if name != "teacher"}
-    real = {title: value for title, value in changes.items() if not value["low"] <= 0 <= value["high"]}
+    real = {title: value for title, value in changes.items() if not is_noise(value)}
     over = f"n = {summary['seeds']} seeds" if summary["seeds"] > 1 else "the dev rows; one seed"
     what = "macro-score" if summary["main_column"] == "macro" else "accuracy"
     told = "; ".join(f"{title} changes the {what} by {value['difference']:+.1f} points "
@@ -256,7 +260,7 @@ def report_text(summary, title):
         + (f" **Left out**, as not done yet for all: {', '.join(summary['left_out'])}." if summary["left_out"] else ""), "",
         *table(["model", *columns.values(), *([f"{columns[summary['main_column']]}, change since the edit"] if since else [])],
                scores), "",
-        *([SINCE_EDIT, ""] if since else []), f"**{conclusion(summary)}**", "",
+        *([SINCE_EDIT, ""] if since else []), *([f"**{concluded}**", ""] if (concluded := conclusion(summary)) else []),
         "## Change against the baseline", "",
         f"{SEVERAL_SEEDS.format(seeds=seeds) if seeds > 1 else ONE_SEED} {PAPERS_COLUMN}", "",
         *table(["variant", *columns.values(), "paper's Table 4 (GLUE macro)"], change), "",

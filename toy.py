@@ -460,7 +460,8 @@ def write_tasks(folder, writers, title):
     make("CoLA", {"train.tsv": "train", "dev.tsv": "test"}, cola)
     make("MNLI", {"train.tsv": "train", "dev_matched.tsv": "test", "dev_mismatched.tsv": "test"}, mnli)
     make("MRPC", {"train.tsv": "train", "dev.tsv": "test"}, mrpc)
-    write_file((folder / "aclImdb").mkdir(exist_ok=True) or folder / "aclImdb" / "README", f"Not IMDb: {title.format('IMDb')}\n")
+    (folder / "aclImdb").mkdir(exist_ok=True)
+    write_file(folder / "aclImdb" / "README", f"Not IMDb: {title.format('IMDb')}\n")
     for split, count in (("train", TRAIN_ROWS), ("test", TEST_ROWS)):
         writer, rng = writers[split], writers[split].rng
         for number, name in enumerate(("neg", "pos")):

@@ -5,7 +5,6 @@
 Not a test that pytest collects: it takes minutes and gigabytes. It prints its peak memory, and fails above 6 GB.
 """
 import argparse
-import resource
 import sys
 from pathlib import Path
 
@@ -30,6 +29,6 @@ if not (teacher / "model.safetensors").exists():
 ablation.main(["--preset", "base", "--teacher", str(teacher), "--corpus", args.corpus, "--data_dir", args.data_dir, "--tasks", "cola",
                "--out_dir", args.out_dir, "--pretrain_args", "--steps 5 --batch_size 8 --grad_accum 1",
                "--finetune_args", "--epochs 1 --train_rows 200"])
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 30 if sys.platform == "darwin" else 1 << 20)  # bytes there, kB here
+peak = ablation.peak_memory()
 print(f"peak memory: {peak:.2f} GiB")
 sys.exit(peak * 1.073741824 > 6)
