@@ -243,40 +243,31 @@ class Writer:
 
     # -- The same in other words --
 
-    def paraphrase(self, same, plain=False):
-        """(clause, another), which say the same, or nearly: roles swapped, or one word replaced that is no synonym.
-
-        plain: they differ in one word alone."""
+    def paraphrase(self, same):
+        """(clause, another), which say the same, or nearly: with the roles of the two swapped. Each is active or passive, and
+        synonyms stand for words, whatever the label, so that neither the words nor their order give it away."""
         determiners = ("the", "a", "some", "two", "this", "these")
-        its_object = self.rng.choice(("animate", "animate", "thing"))
-        clause = Clause(self.phrase("animate", determiners, 0.5), self.word(f"{its_object} verb"),
-                        self.phrase(its_object, determiners, 0.5), True, False, self.word("adverb") if self.chance(0.4) else None,
-                        passive=self.chance(0.5))
-        if plain:
-            return clause, self.with_word(clause, self.rng.choice(with_synonyms(clause)), self.synonym if same else self.another)
-        other = replace(clause, passive=clause.passive != self.chance(0.6))
-        if not same and its_object == "animate" and clause.subject != clause.object and self.chance(0.5):
-            other = replace(other, subject=other.object, object=other.subject)
-        elif not same:
-            other = self.with_word(other, self.rng.choice(with_synonyms(other)), self.another)
-        places = with_synonyms(other)  # the synonyms come last, so that a changed sentence looks like any other
-        for place in self.rng.sample(places, self.rng.randint(int(same), min(2, len(places)))):
-            other = self.with_word(other, place, self.synonym)
-        return clause, other
+        subject = its_object = self.phrase("animate", determiners, 0.5)
+        while its_object.noun == subject.noun:
+            its_object = self.phrase("animate", determiners, 0.5)
+        clause = Clause(subject, self.word("animate verb"), its_object, True, False,
+                        self.word("adverb") if self.chance(0.4) else None, passive=self.chance(0.5))
+        other = replace(clause, passive=self.chance(0.5))
+        for place in with_synonyms(other):
+            if place == "verb" or self.chance(0.5):
+                other = self.with_synonym(other, place)
+        return clause, other if same else replace(other, subject=other.object, object=other.subject)
 
-    def with_word(self, clause, place, change):
-        """The clause with its verb, its adverb, or the adjective of its subject or object put through `change`."""
+    def with_synonym(self, clause, place):
+        """The clause with its verb, its adverb, or the adjective of its subject or object replaced."""
         part = getattr(clause, place)
         if isinstance(part, Phrase):
-            return replace(clause, **{place: replace(part, adjective=change(part.adjective, "adjective"))})
-        return replace(clause, **{place: change(part, f"{part.object} verb" if place == "verb" else "adverb")})
+            return replace(clause, **{place: replace(part, adjective=self.synonym(part.adjective, "adjective"))})
+        return replace(clause, **{place: self.synonym(part, f"{part.object} verb" if place == "verb" else "adverb")})
 
     def synonym(self, word, sort):
         pair, = (pair for pair in self.words_of[sort] if word in pair)
         return pair[word == pair[0]]
-
-    def another(self, word, sort):
-        return self.rng.choice(self.rng.choice([pair for pair in self.words_of[sort] if word not in pair]))
 
     # -- Unacceptable sentences --
 
@@ -329,7 +320,7 @@ class Corpus(Writer):
         self.reserved = reserved
 
     def document(self):
-        draw, = self.rng.choices((self.story, self.glossary, self.restatement, self.conclusion, self.review), (3, 3, 4, 4, 4))
+        draw, = self.rng.choices((self.story, self.glossary, self.restatement, self.conclusion, self.review), (4, 8, 4, 4, 4))
         while True:
             statements, paragraphs = draw()
             if not self.reserved.intersection(map(write, statements)):
@@ -340,23 +331,26 @@ class Corpus(Writer):
         return [f"{first} {second}"] if self.chance(0.4) else [first, second]
 
     def story(self):
-        """Sentences about one somebody, who is called by kind after the first."""
-        hero, past = self.phrase("animate", ("a", "some"), leaf=1), self.chance(0.5)
+        """Sentences about one somebody, who is called by kind after the first. A story keeps to a few words, as texts do (lexical
+        cohesion, Halliday and Hasan 1976): so words that are alike, synonyms and members of a kind, stand together."""
+        few = {sort: self.rng.sample(words, 2 if sort == "animate" else 1) for sort, words in self.words_of.items()}
+        draw, past = Writer(few, self.rng), self.chance(0.5)
+        hero = draw.phrase("animate", ("a", "some"), leaf=1)
         again = replace(hero, determiner="the", adjective=None)
-        clauses = [replace(self.clause(past), subject=hero, negated=False)]
-        for _ in range(self.rng.randint(1, 3)):
+        clauses = [replace(draw.clause(past), subject=hero, negated=False)]
+        for _ in range(self.rng.randint(2, 4)):
             called = replace(again, noun=self.rng.choice((hero.noun, hero.kind)))
-            clauses.append(replace(self.clause(past), subject=called))
+            clauses.append(replace(draw.clause(past), subject=called))
         statements = [clause.words() for clause in clauses]
-        called = replace(again, noun=hero.kind, relative=self.relative(past) if self.chance(0.3) else None)
-        state = self.rng.choice(("asleep", "awake")) if self.chance(0.3) else self.word("adjective")
+        called = replace(again, noun=hero.kind, relative=draw.relative(past) if self.chance(0.3) else None)
+        state = self.rng.choice(("asleep", "awake")) if self.chance(0.3) else draw.word("adjective")
         is_or_was = (("was", "were") if past else ("is", "are"))[hero.plural]
         statements.insert(self.rng.randint(1, len(statements)), [*called.words(), is_or_was, state])
         return statements, [" ".join(map(write, statements))]
 
     def glossary(self):
         """What is of which kind; which words are synonyms; which words praise."""
-        return [], [" ".join(write(self.rng.choice((self.kind, self.synonyms, self.quality))()) for _ in range(3))]
+        return [], [" ".join(write(self.rng.choice((self.kind, self.synonyms, self.quality))()) for _ in range(4))]
 
     def kind(self):
         name_of_class = self.rng.choice(list(TREE))
@@ -370,9 +364,8 @@ class Corpus(Writer):
     def synonyms(self):
         sort = self.rng.choice(("adjective", "adverb", *(f"{sort} verb" for sort in VERBS)))
         word = self.word(sort)
-        same = self.chance(0.5)
-        pair = word, (self.synonym if same else self.another)(word, sort)
-        return [*" and ".join(getattr(one, "past", one) for one in pair).split(), "are", "equal" if same else "different"]
+        one, other = (getattr(each, "past", each) for each in (word, self.synonym(word, sort)))
+        return [one, "and", other, "are", "equal"]
 
     def quality(self):
         praise, denied, topic = self.chance(0.5), self.chance(0.3), self.rng.choice(TOPICS.split())
@@ -384,7 +377,7 @@ class Corpus(Writer):
     def restatement(self):
         """A sentence, and another that says the same or, as is then said, does not."""
         same = self.chance(0.5)
-        one, other = (clause.words() for clause in self.paraphrase(same, plain=self.chance(0.4)))
+        one, other = (clause.words() for clause in self.paraphrase(same))
         if self.chance(0.5):
             second = write(["likewise" if same else "however", ",", *other])
         else:
