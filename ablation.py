@@ -1,5 +1,6 @@
 """The experiment: what each part of the triple loss, and the teacher's initialisation, is worth.
 
+    python ablation.py
     python ablation.py --preset mini --teacher FOLDER --corpus FILE_OR_FOLDER --data_dir FOLDER
 
 Distils one student per variant, fine-tunes the teacher and every student on every task, and reports the differences.
@@ -7,6 +8,7 @@ What is up to date is not done again. Sanh et al. 2019 (arXiv:1910.01108), secti
 """
 import argparse
 import difflib
+import os
 import resource
 import shlex
 import sys
@@ -37,7 +39,7 @@ BASELINE = "full"
 PRESETS = {
     "toy": {  # the miniature language of toy.py, with the teacher of make toy-teacher
         "world": ["--out_dir", "runs/toy/world", "--seed", "1"],
-        "teacher": "runs/toy-teacher", "corpus": ["runs/toy/world/corpus.txt"],
+        "teacher": os.path.relpath(Path(__file__).parent / "assets/toy-teacher"), "corpus": ["runs/toy/world/corpus.txt"],
         "heldout": ["runs/toy/world/heldout.txt"], "data_dir": "runs/toy/world",
         "pretrain": ["--steps", "300", "--batch_size", "32", "--max_length", "64", "--lr", "1e-3", "--precision", "fp32"],
         "finetune": ["--epochs", "5", "--batch_size", "32", "--max_length", "64", "--lr", "5e-4", "--precision", "fp32"],
@@ -177,7 +179,7 @@ def list_of(known, what):
 
 def read_arguments(arguments):
     parser = Parser(__doc__)
-    parser.add_argument("--preset", type=one_of(PRESETS, "preset"), default="mini", help=", ".join(PRESETS))
+    parser.add_argument("--preset", type=one_of(PRESETS, "preset"), default="toy", help=", ".join(PRESETS))
     parser.add_argument("--teacher", help="folder of a BERT with its MLM head, in Hugging Face's layout")
     parser.add_argument("--corpus", nargs="+", help="text files, or folders of them")
     parser.add_argument("--heldout", nargs="+", help="text to measure on; default: a slice of the corpus, not trained on")

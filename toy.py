@@ -500,7 +500,7 @@ def main(arguments):
     write_file(folder / "bert" / "vocab.txt", "\n".join(words) + "\n")
     write_file(folder / "bert" / "config.json", json.dumps({
         "architectures": ["BertForMaskedLM"], "model_type": "bert", "vocab_size": len(words), "hidden_size": 96,
-        "num_hidden_layers": 12, "num_attention_heads": 4, "intermediate_size": 384, "max_position_embeddings": 64,
+        "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 384, "max_position_embeddings": 64,
         "hidden_act": "gelu",
         "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}, indent=2) + "\n")
     finish_run(args, made_of, started)
