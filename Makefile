@@ -37,9 +37,9 @@ grow = .venv/bin/python pretrain.py --corpus runs/toy/world/corpus.txt --heldout
 toy-teacher: .venv/ready
 	.venv/bin/python toy.py --out_dir runs/toy/world --seed 1 --overwrite
 	$(grow) --teacher none --config runs/toy/world/bert --out_dir runs/toy-teacher/3 --steps 12000 --lr 1.5e-3
-	$(grow) --teacher runs/toy-teacher/3 --layers 0,1,2 --out_dir runs/toy-teacher/3-longer --steps 6000 --lr 1e-3
+	$(grow) --teacher runs/toy-teacher/3 --layers 0,1,2 --out_dir runs/toy-teacher/3-longer --steps 9000 --lr 1.5e-3
 	$(grow) --teacher runs/toy-teacher/3-longer --layers 0,0,1,1,2,2 --out_dir runs/toy-teacher/6 --steps 2000 --lr 7e-4
-	$(grow) --teacher runs/toy-teacher/6 --layers 0,0,1,1,2,2,3,3,4,4,5,5 --out_dir runs/toy-teacher/12 --steps 1500 --lr 5e-4
+	$(grow) --teacher runs/toy-teacher/6 --layers 0,0,1,1,2,2,3,3,4,4,5,5 --out_dir runs/toy-teacher/12 --steps 1200 --lr 5e-4
 
 test: .venv/ready-test
 	.venv/bin/python -m pytest tests $(ARGS)

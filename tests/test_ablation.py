@@ -200,6 +200,19 @@ def test_the_t_interval_against_scipy():
     assert (value["low"], value["high"]) == pytest.approx((reference.low, reference.high))
 
 
+@pytest.mark.parametrize("seeds, over", [(1, "the dev rows; one seed"), (3, "n = 3 seeds")])
+def test_the_sentence_tells_effects_from_noise(seeds, over):
+    def of(difference, low, high):
+        return {"macro": {"difference": difference, "low": low, "high": high}}
+    summary = {"titles": {"full": "full", "teacher": "teacher", "a": "no A", "b": "no B", "c": "no C"}, "baseline": "full",
+               "main_column": "macro", "seeds": seeds, "change": {"teacher": of(9, 8, 10), "a": of(-1, -2, -0.5), "b": of(1, -1, 3), "c": of(-7, -9, -5)}}
+    assert report.conclusion(summary) == (
+        f"Against full: no C changes the macro-score by -7.0 points [-9.0, -5.0]; no A changes the macro-score by -1.0 points [-2.0, -0.5] "
+        f"(95 % interval over {over}); what no B changes cannot be told from noise here.")
+    summary["change"] = {"b": of(1, -1, 3)}
+    assert report.conclusion(summary) == "Against full: what no B changes cannot be told from noise here."
+
+
 def test_several_seeds(world, tmp_path):
     ablation.main(arguments(world, tmp_path, "--seeds", 2, "--tasks", "mrpc", "--variants", "full,no_mlm"))
     summary = json.loads((tmp_path / "results.json").read_text())
@@ -246,6 +259,20 @@ def test_wrong_arguments_end_in_one_line_and_status_2(world, tmp_path, refused, 
     line = refused(ablation, *arguments(world, tmp_path / "out", *more))
     assert re.search(message, line), line
     assert not (tmp_path / "out").exists()  # before any work is done
+
+
+def test_the_default_needs_no_data_and_is_done_once(tmp_path):
+    def experiment():
+        done = subprocess.run([sys.executable, ROOT / "ablation.py", "--tasks", "cola,imdb", "--variants", "full,random_init", "--device", "cpu",
+                               "--pretrain_args=--steps 2", "--finetune_args=--epochs 1"], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+    printed = experiment()
+    assert "8 runs, of which 8 are to do" in printed and "| toy CoLA |" in printed
+    assert {path.name for path in (tmp_path / "runs" / "toy").iterdir()} >= {"world", "report.md", "ablation.png", "losses.png"}
+    assert "8 runs, of which 0 are to do" in experiment()
+    student = read_config(tmp_path / "runs" / "toy" / "full" / "seed0")
+    assert student.num_hidden_layers == 6
 
 
 def test_a_preset_without_a_world_of_its_own_needs_the_users(refused):

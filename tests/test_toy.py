@@ -4,11 +4,13 @@ import re
 from itertools import product
 
 import pytest
+import torch
 
 import report
 import toy
+from conftest import ROOT
 from data import TASKS, encode, read_dev, read_train, task_title
-from load_hf_weights import load_tokenizer, read_config
+from load_hf_weights import load_model, load_tokenizer, read_config
 
 LEMMAS = {form: (noun, many) for classes in toy.TREE.values() for kind, nouns in classes.items() for noun in (kind, *nouns.split())
           for form, many in ((noun, False), (toy.plural(noun), True))}
@@ -236,6 +238,24 @@ def test_a_review_is_good_if_most_of_its_claims_praise(toy_world):
         claims = [claim for claim in row.text_a.split(".") if claim.strip()]
         praising = [bool(set(claim.split()) & set(toy.PRAISE.split())) != bool({"not", "nobody", "nothing"} & set(claim.split())) for claim in claims]
         assert len(claims) == 5 and (sum(praising) > 2) == (row.label == 1)
+
+
+def test_the_teacher_that_ships_knows_the_language():
+    folder = ROOT / "assets" / "toy-teacher"
+    tokenizer, teacher = load_tokenizer(folder), load_model(folder).eval()
+    assert teacher.config.num_hidden_layers == 12
+    assert (folder / "vocab.txt").read_text().split() == toy.vocabulary()
+
+    def best_of(text, words):
+        ids = tokenizer.encode(text).ids
+        logits = teacher(torch.tensor([ids]))[0, ids.index(tokenizer.token_to_id("[MASK]"))]
+        return max(words, key=lambda word: logits[tokenizer.token_to_id(word)])
+    verdicts = [best_of(f"a {word} film is [MASK] .", ("good", "bad")) == verdict
+                for words, verdict in ((toy.PRAISE, "good"), (toy.BLAME, "bad")) for word in words.split()]
+    assert sum(verdicts) >= 0.9 * len(verdicts)
+    kinds = [best_of(f"all {toy.plural(noun)} are [MASK] .", [toy.plural(name) for name in {*KINDS.values()}]) == toy.plural(kind)
+             for noun, kind in KINDS.items()]
+    assert sum(kinds) >= 0.9 * len(kinds)
 
 
 def test_words_are_inflected_as_in_english():
