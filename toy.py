@@ -243,16 +243,16 @@ class Writer:
 
     # -- The same in other words --
 
-    def paraphrase(self, same):
-        """(clause, another), which say the same, or nearly: with the roles of the two swapped. Each is active or passive, and
-        synonyms stand for words, whatever the label, so that neither the words nor their order give it away."""
+    def paraphrase(self, same, passives=0.5):
+        """(clause, another), which say the same, or nearly: with the roles of the two swapped. Each is passive with probability
+        `passives`, and synonyms stand for words, whatever the label, so that neither the words nor their order give it away."""
         determiners = ("the", "a", "some", "two", "this", "these")
         subject = its_object = self.phrase("animate", determiners, 0.5)
         while its_object.noun == subject.noun:
             its_object = self.phrase("animate", determiners, 0.5)
         clause = Clause(subject, self.word("animate verb"), its_object, True, False,
-                        self.word("adverb") if self.chance(0.4) else None, passive=self.chance(0.5))
-        other = replace(clause, passive=self.chance(0.5))
+                        self.word("adverb") if self.chance(0.4) else None, passive=self.chance(passives))
+        other = replace(clause, passive=self.chance(passives))
         for place in with_synonyms(other):
             if place == "verb" or self.chance(0.5):
                 other = self.with_synonym(other, place)
@@ -446,7 +446,7 @@ def write_tasks(folder, writers, title):
                    *[LABELS[i % 3]] * (len(labels) + 1)] for i, pair in enumerate(rows))]
 
     def mrpc(writer, _, count, seen):
-        rows = unique(lambda i: tuple(write(clause.words()) for clause in writer.paraphrase(bool(i % 2))), count, seen)
+        rows = unique(lambda i: tuple(write(clause.words()) for clause in writer.paraphrase(bool(i % 2), 0.2)), count, seen)
         return [("\ufeffQuality", "#1 ID", "#2 ID", "#1 String", "#2 String"),
                 *((str(i % 2), str(2 * i), str(2 * i + 1), *pair) for i, pair in enumerate(rows))]
 
@@ -501,8 +501,7 @@ def main(arguments):
     write_file(folder / "bert" / "config.json", json.dumps({
         "architectures": ["BertForMaskedLM"], "model_type": "bert", "vocab_size": len(words), "hidden_size": 96,
         "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 384, "max_position_embeddings": 64,
-        "hidden_act": "gelu",
-        "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}, indent=2) + "\n")
+        "hidden_act": "gelu", "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}, indent=2) + "\n")
     finish_run(args, made_of, started)
 
 
