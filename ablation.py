@@ -37,12 +37,12 @@ VARIANTS = {
 BASELINE = "full"
 
 PRESETS = {
-    "toy": {  # the miniature language of toy.py, with the teacher of make toy-teacher
+    "toy": {  # the miniature language of toy.py, and a teacher that make toy-teacher made
         "world": ["--out_dir", "runs/toy/world", "--seed", "1"],
         "teacher": os.path.relpath(Path(__file__).parent / "assets/toy-teacher"), "corpus": ["runs/toy/world/corpus.txt"],
         "heldout": ["runs/toy/world/heldout.txt"], "data_dir": "runs/toy/world",
-        "pretrain": ["--steps", "300", "--batch_size", "32", "--max_length", "64", "--lr", "1e-3", "--precision", "fp32"],
-        "finetune": ["--epochs", "5", "--batch_size", "32", "--max_length", "64", "--lr", "5e-4", "--precision", "fp32"],
+        "pretrain": ["--steps", "200", "--batch_size", "32", "--max_length", "64", "--lr", "1e-3", "--precision", "fp32"],
+        "finetune": ["--epochs", "8", "--batch_size", "32", "--max_length", "64", "--lr", "2e-4", "--precision", "fp32"],
     },
     "mini": {  # a small pretrained BERT on a CPU of two cores
         "pretrain": ["--steps", "200", "--batch_size", "16", "--lr", "5e-4", "--log_every", "5"],
