@@ -3,7 +3,7 @@
     python toy.py --out_dir FOLDER --seed 1
 
 English-like sentences over a lexicon of a few hundred words. What a word means is shown by the corpus alone: which words are
-synonyms (restatements), which noun is a kind of which (glossaries, stories, inferences), which words praise (reviews).
+synonyms (restatements, glossaries), which noun is a kind of which (glossaries, stories, inferences), which words praise (reviews).
 The labelled rows are few, and no noun, verb, adjective or adverb of a test row stands in a training row: of each sort of word one
 half, drawn by the seed, is for training rows and the other for test rows. Read next: nothing; the rest does not know this file.
 """
@@ -253,7 +253,7 @@ class Writer:
         clause = Clause(subject, self.word("animate verb"), its_object, True, False,
                         self.word("adverb") if self.chance(0.4) else None, passive=self.chance(passives))
         other = replace(clause, passive=self.chance(passives))
-        for place in with_synonyms(other):
+        for place in places_of_synonyms(other):
             if place == "verb" or self.chance(0.5):
                 other = self.with_synonym(other, place)
         return clause, other if same else replace(other, subject=other.object, object=other.subject)
@@ -304,7 +304,7 @@ class Writer:
         return self.rng.choice((["the", topic, "was", *often, quality], ["i", "found", "the", topic, *often, quality]))
 
 
-def with_synonyms(clause):
+def places_of_synonyms(clause):
     """The places of a clause where a word with a synonym stands."""
     adjectives = [part for part in ("subject", "object") if getattr(clause, part).adjective]
     return ["verb", *adjectives, *(["adverb"] if clause.adverb else [])]
