@@ -11,6 +11,7 @@ import matplotlib
 matplotlib.use("Agg")  # before pyplot: no screen is needed
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import LogLocator, NullFormatter
 from scipy.sparse import hstack
 from scipy.stats import t as student_t
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -280,28 +281,32 @@ def colours(names):
 
 
 def plot_change(summary, title, path):
-    """Bars: each variant's change against the baseline, per task and of the macro-score; apart, faintly, the paper's."""
-    figure, axes = plt.subplots(figsize=(9, 4.8), layout="constrained")
+    """Bars: each variant's change against the baseline, per task and of the macro-score; apart, faintly, the paper's. Random
+    initialisation has a panel of its own: on one scale with it nothing could be seen of the losses."""
     columns, names = summary["columns"], [name for name in summary["change"] if name != "teacher"]
-    width, paper_place = 0.8 / max(1, len(names)), len(columns) + 0.3
-    for i, name in enumerate(names):
-        values = [summary["change"][name][column] for column in columns]
-        points = np.array([value["difference"] for value in values])
-        ends = np.array([[value["low"], value["high"]] for value in values]).T
-        colour, offset = colours(names)[name], (i - (len(names) - 1) / 2) * width
-        axes.bar(np.arange(len(columns)) + offset, points, width, color=colour, label=summary["titles"][name])
-        axes.vlines(np.arange(len(columns)) + offset, *ends, color="#555555", linewidth=1.2)
-        if name in PAPER_TABLE_4:
-            axes.bar(paper_place + offset, PAPER_TABLE_4[name], width, color=colour, alpha=0.35, hatch="//")
-    axes.axvline(len(columns) - 0.35, color="#999999", linewidth=0.8, linestyle=":")
-    axes.axhline(0, color="black", linewidth=0.8)
+    groups = [group for group in ([name for name in names if name != "random_init"], ["random_init"]) if set(group) & set(names)]
+    figure, panels = plt.subplots(len(groups), 1, figsize=(9, 2.2 + 2.2 * len(groups)), sharex=True, squeeze=False, layout="constrained")
+    paper_place = len(columns) + 0.3
+    for axes, group in zip(panels.flat, groups):
+        width = 0.8 / max(3, len(group))
+        for i, name in enumerate(group):
+            values = [summary["change"][name][column] for column in columns]
+            points = np.array([value["difference"] for value in values])
+            ends = np.array([[value["low"], value["high"]] for value in values]).T
+            colour, offset = colours(names)[name], (i - (len(group) - 1) / 2) * width
+            axes.bar(np.arange(len(columns)) + offset, points, width, color=colour, label=summary["titles"][name])
+            axes.vlines(np.arange(len(columns)) + offset, *ends, color="#555555", linewidth=1.2)
+            if name in PAPER_TABLE_4:
+                axes.bar(paper_place + offset, PAPER_TABLE_4[name], width, color=colour, alpha=0.35, hatch="//")
+        axes.axvline(len(columns) - 0.35, color="#999999", linewidth=0.8, linestyle=":")
+        axes.axhline(0, color="black", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
     headings = [f"macro of {', '.join(summary['macro_of'])}" if column == "macro" else heading
                 for column, heading in columns.items()]
-    axes.set_xticks([*range(len(columns)), paper_place],
-                    [textwrap.fill(text, 16) for text in (*headings, "the paper's Table 4 (GLUE macro, full scale)")])
-    axes.set_ylabel("points against the full loss")
-    axes.set_title(f"{title}, {summary['seeds']} seed{'s' if summary['seeds'] > 1 else ''}; lines: 95 % intervals", fontsize=11)
-    axes.spines[["top", "right"]].set_visible(False)
+    panels[-1, 0].set_xticks([*range(len(columns)), paper_place],
+                             [textwrap.fill(text, 16) for text in (*headings, "the paper's Table 4 (GLUE macro, full scale)")])
+    figure.supylabel("points against the full loss", fontsize=10)
+    figure.suptitle(f"{title}, {summary['seeds']} seed{'s' if summary['seeds'] > 1 else ''}; lines: 95 % intervals", fontsize=11)
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     save_figure(figure, path)
 
@@ -319,6 +324,10 @@ def plot_losses(summary, out_dir, path):
                 steps, values = (np.convolve(x, np.ones(window) / window, "valid") for x in zip(*points))
                 axes.plot(steps, values, color=colours(summary["heldout"])[name], label=summary["titles"][name], linewidth=1.3)
         axes.set_title(title, fontsize=11)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("step")
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("training loss, mean of 9 logged steps")
