@@ -284,8 +284,10 @@ def plot_change(summary, title, path):
     """Bars: each variant's change against the baseline, per task and of the macro-score; apart, faintly, the paper's. Random
     initialisation has a panel of its own: on one scale with it nothing could be seen of the losses."""
     columns, names = summary["columns"], [name for name in summary["change"] if name != "teacher"]
-    groups = [group for group in ([name for name in names if name != "random_init"], ["random_init"]) if set(group) & set(names)]
-    figure, panels = plt.subplots(len(groups), 1, figsize=(9, 2.2 + 2.2 * len(groups)), sharex=True, squeeze=False, layout="constrained")
+    apart = [[name for name in names if (name == "random_init") == alone] for alone in (False, True)]
+    groups = [group for group in apart if group] or [[]]
+    figure, panels = plt.subplots(len(groups), 1, figsize=(9, 2.2 + 2.2 * len(groups)), sharex=True, squeeze=False,
+                                  layout="constrained")
     paper_place = len(columns) + 0.3
     for axes, group in zip(panels.flat, groups):
         width = 0.8 / max(3, len(group))
