@@ -498,6 +498,7 @@ def main(arguments):
         write_file(folder / f"{name}.txt", "".join(f"{paragraph}\n\n" for _ in range(count) for paragraph in corpus.document()))
     words = vocabulary()
     write_file(folder / "bert" / "vocab.txt", "\n".join(words) + "\n")
+    # Three layers: make toy-teacher grows them to twelve.
     write_file(folder / "bert" / "config.json", json.dumps({
         "architectures": ["BertForMaskedLM"], "model_type": "bert", "vocab_size": len(words), "hidden_size": 96,
         "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 384, "max_position_embeddings": 64,
