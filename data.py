@@ -8,6 +8,7 @@ import functools
 import hashlib
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -162,6 +163,18 @@ class Blocks:
         pairs = [mask_tokens(ids, np.random.default_rng(key), mlm_prob, (self.cls, self.sep), self.mask, self.vocab_size)
                  for ids, key in zip(self.rows(numbers), keys)]
         return tuple(torch.from_numpy(np.stack(part)) for part in zip(*pairs))
+
+
+def ahead(batches, device):
+    """The batches (tuples of tensors) of an iterator, each made by a thread while the one before it is in use."""
+    def following():
+        batch = next(batches, None)
+        return tuple(x.pin_memory() for x in batch) if batch and device.type == "cuda" else batch  # the copy need not be waited for
+    with ThreadPoolExecutor(1) as thread:
+        made = thread.submit(following)
+        while batch := made.result():
+            made = thread.submit(following)
+            yield batch
 
 
 @functools.lru_cache(maxsize=2)  # a batch may reach over the end of an epoch

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from data import TASKS, collate, encode, read_dev, read_train, shuffled_batches, sorted_batches, task_files, task_title
+from data import TASKS, ahead, collate, encode, read_dev, read_train, shuffled_batches, sorted_batches, task_files, task_title
 from load_hf_weights import load_model, load_tokenizer, model_files, save_model
 from model import Classifier
 from run import (DROPOUT, NEW_WEIGHTS, InputError, Log, Parser, add_common_arguments, autocast, code_digest, command_line,
@@ -67,43 +67,45 @@ def train(args, model, rows, labels, pad, device, log):
     """args.epochs times over the rows: AdamW, no weight decay, 10 % warm-up, then linear decay. Raises InputError."""
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0, fused=True)
     steps_per_epoch = -(-len(rows) // args.batch_size)
-    steps, step = steps_per_epoch * args.epochs, 0
+    steps = steps_per_epoch * args.epochs
+    batches = ahead(((*collate([rows[i] for i in batch], pad), torch.tensor([labels[i] for i in batch]))
+                     for epoch in range(args.epochs) for batch in shuffled_batches(rows, args.batch_size, args.seed, epoch)), device)
+    bad_step = torch.full((), steps, device=device)  # the first whose loss is not finite; on the device, read when logging
     model.train()
-    with tqdm(total=steps, desc="/".join(Path(args.out_dir).parts[-3:]), unit="step") as progress:
-        for epoch in range(args.epochs):
-            for batch in shuffled_batches(rows, args.batch_size, args.seed, epoch):
-                inputs = (x.to(device) for x in collate([rows[i] for i in batch], pad))
-                targets = torch.tensor([labels[i] for i in batch], device=device)
-                seed_torch(DROPOUT, args.seed, step)
-                with autocast(device, args.precision):
-                    logits = model(*inputs)
-                loss = F.cross_entropy(logits.float(), targets)
-                loss.backward()
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(step, steps, args.lr, warmup=0.1)
-                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step()
-                optimizer.zero_grad()
+    progress = tqdm(batches, total=steps, desc="/".join(Path(args.out_dir).parts[-3:]), unit="step")
+    for step, batch in enumerate(progress):
+        *inputs, targets = (x.to(device, non_blocking=True) for x in batch)
+        seed_torch(DROPOUT, args.seed, step)
+        with autocast(device, args.precision):
+            logits = model(*inputs)
+        loss = F.cross_entropy(logits.float(), targets)
+        loss.backward()
+        bad_step = bad_step.minimum(torch.where(loss.isfinite(), steps, step))
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps, args.lr, warmup=0.1)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
 
-                if step % args.log_every == 0 or step == steps - 1:
-                    if not np.isfinite(loss.item()):
-                        raise InputError(f"step {step}: the loss is not a finite number any more; lower --lr")
-                    log.write(step=step, epoch=epoch, lr=optimizer.param_groups[0]["lr"], loss=loss.item())
-                    progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-                progress.update()
-                step += 1
+        if step % args.log_every == 0 or step == steps - 1:
+            if int(bad_step) < steps:
+                raise InputError(f"step {int(bad_step)}: the loss is not a finite number any more; lower --lr")
+            log.write(step=step, epoch=step // steps_per_epoch, lr=optimizer.param_groups[0]["lr"], loss=loss.item())
+            progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
 
 
 @torch.inference_mode()
 def predict(model, rows, pad, device, precision, batch_size=64):
     """The class number of every row, (rows,)."""
-    predictions = np.zeros(len(rows), dtype=int)
-    for batch in sorted_batches(rows, batch_size):
+    predictions, logits = np.zeros(len(rows), dtype=int), []
+    order = sorted_batches(rows, batch_size)
+    for batch in ahead((collate([rows[i] for i in batch], pad) for batch in order), device):
         with autocast(device, precision):
-            logits = model(*(x.to(device) for x in collate([rows[i] for i in batch], pad)))
-        if not logits.isfinite().all():  # the last step, which no loss was taken of, ruined the weights
-            raise InputError("the trained model's logits are not finite numbers; lower --lr")
-        predictions[batch] = logits.float().argmax(-1).cpu().numpy()
+            logits.append(model(*(x.to(device, non_blocking=True) for x in batch)).float())
+    logits = torch.cat(logits)
+    if not logits.isfinite().all():  # the last step, which no loss was taken of, ruined the weights
+        raise InputError("the trained model's logits are not finite numbers; lower --lr")
+    predictions[np.concatenate(order)] = logits.argmax(-1).cpu().numpy()
     return predictions
 
 

@@ -1,7 +1,7 @@
 """The triple loss of DistilBERT: three formulas, their weights, and their evaluation in chunks of tokens.
 
 Each formula is the mean of one term per token, over the tokens it is given: padding is left out by the caller,
-and logits come in the full precision of the weights. Edit them freely; gradients come from autograd.
+and logits come in full precision. Edit them freely; gradients come from autograd.
 A formula names what it wants as its arguments: student_logits, teacher_logits (tokens, vocab), labels (tokens);
 or student_hidden, teacher_hidden (tokens, hidden), of the last layer; and temperature. A line in TERMS makes it a loss.
 Sanh et al. 2019 (arXiv:1910.01108), section 3. Read next: pretrain.py, which calls them.
@@ -45,15 +45,16 @@ TERMS = {
 WEIGHTS = {name: weight for name, (_, weight) in TERMS.items()}
 
 
-def sum_over_chunks(loss, chunk_tokens, hidden, weight, bias):
-    """The sum over chunks of tokens of loss(logits, rows), where logits = hidden @ weight.T + bias: a scalar.
+def sum_over_chunks(terms, weights, chunk_tokens, hidden, matrix, bias):
+    """(total, values) of the losses on logits = hidden @ matrix.T + bias, summed over chunks of tokens.
 
     (tokens x 30,522) logits and their gradient would be by far the largest tensors of the training; so one chunk of
-    them exists at a time. hidden: (tokens, hidden). weight: (vocab, hidden). bias: (vocab).
-    loss(logits (chunk, vocab), rows) -> scalar, for the slice `rows` of the tokens. chunk_tokens 0: all at once."""
+    them exists at a time. hidden: (tokens, hidden). matrix: (vocab, hidden). bias: (vocab).
+    terms(logits (chunk, vocab), rows) -> (terms,), the losses of the slice `rows` of the tokens; weights: (terms,).
+    total: a scalar, the weighted sum, which has a gradient; values: (terms,), which have none. chunk_tokens 0: all at once."""
     if not torch.is_grad_enabled():  # inside a Function this cannot be asked any more
-        hidden, weight, bias = hidden.detach(), weight.detach(), bias.detach()
-    return SumOverChunks.apply(loss, chunk_tokens, hidden, weight, bias)
+        hidden, matrix, bias = hidden.detach(), matrix.detach(), bias.detach()
+    return SumOverChunks.apply(terms, weights, chunk_tokens, hidden, matrix, bias)
 
 
 def cast_once(*tensors):
@@ -64,34 +65,43 @@ def cast_once(*tensors):
     return tuple(x.to(torch.get_autocast_dtype(device)) for x in tensors)
 
 
+def full_precision(logits):
+    """bf16 as fp32, for softmax and losses; fp32 and fp64 as they are."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 class SumOverChunks(torch.autograd.Function):
-    """sum_over_chunks and its gradient, which the forward pass already takes, chunk by chunk: of the loss by autograd,
-    whatever its formula, and of the linear map by its matrix products."""
+    """sum_over_chunks and its gradient, which the forward pass already takes, chunk by chunk: of the losses by autograd,
+    whatever their formulas, and of the linear map by its matrix products. It touches no .grad of anything."""
 
     @staticmethod
-    def forward(ctx, loss, chunk_tokens, hidden, weight, bias):
+    def forward(ctx, terms, weights, chunk_tokens, hidden, matrix, bias):
         differentiate = any(ctx.needs_input_grad)
-        inputs, full = (hidden, weight, bias), weight.dtype
-        hidden, weight, bias = cast_once(*inputs)
+        inputs = hidden, matrix, bias
+        hidden, matrix, bias = cast_once(*inputs)
         if differentiate:
-            grad_hidden, grad_weight, grad_bias = (torch.zeros_like(x) for x in inputs)
-        total, chunk_tokens = weight.new_zeros((), dtype=full), chunk_tokens or len(hidden) or 1
+            grad_hidden, grad_matrix, grad_bias = (torch.zeros_like(x) for x in inputs)
+        values, chunk_tokens = torch.zeros_like(weights), chunk_tokens or len(hidden) or 1
         for start in range(0, len(hidden), chunk_tokens):
             rows = slice(start, start + chunk_tokens)
-            logits = F.linear(hidden[rows], weight, bias).to(full).requires_grad_(differentiate)  # (chunk, vocab)
+            logits = F.linear(hidden[rows], matrix, bias).requires_grad_(differentiate)  # (chunk, vocab)
             with torch.set_grad_enabled(differentiate):
-                loss_of_chunk = loss(logits, rows)
-            total += loss_of_chunk.detach()
+                of_chunk = terms(logits, rows)
+                total_of_chunk = (weights * of_chunk).sum()
+            values += of_chunk.detach()
             if differentiate:
-                grad_logits, = torch.autograd.grad(loss_of_chunk, logits)
-                grad_bias += grad_logits.sum(0)
-                grad_logits = grad_logits.to(weight.dtype)
-                grad_hidden[rows] = grad_logits @ weight
-                grad_weight += grad_logits.T @ hidden[rows]
+                grad_logits, = torch.autograd.grad(total_of_chunk, logits)
+                grad_hidden[rows] = grad_logits @ matrix
+                grad_bias += grad_logits.sum(0, dtype=grad_bias.dtype)
+                if grad_matrix.dtype == grad_logits.dtype:
+                    grad_matrix.addmm_(grad_logits.T, hidden[rows])
+                else:  # products in bf16, their sum over the chunks in fp32
+                    grad_matrix += grad_logits.T @ hidden[rows]
         if differentiate:
-            ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
-        return total
+            ctx.save_for_backward(grad_hidden, grad_matrix, grad_bias)
+        ctx.mark_non_differentiable(values)
+        return (weights * values).sum(), values
 
     @staticmethod
-    def backward(ctx, grad_total):
-        return None, None, *(grad * grad_total for grad in ctx.saved_tensors)
+    def backward(ctx, grad_total, _):
+        return None, None, None, *(grad * grad_total for grad in ctx.saved_tensors)

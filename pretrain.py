@@ -15,14 +15,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm import trange
+from tqdm import tqdm
 
-from data import Blocks, corpus_tokens, text_files
+from data import Blocks, ahead, corpus_tokens, text_files
 from load_hf_weights import load_model, load_tokenizer, model_files, read_config, save_model
-from losses import TERMS, cast_once, sum_over_chunks
+from losses import TERMS, cast_once, full_precision, sum_over_chunks
 from model import MaskedLM, make_student
 from run import (DROPOUT, HELDOUT_MASKS, NEW_WEIGHTS, InputError, Log, Parser, add_common_arguments, autocast, code_digest,
-                 command_line, files_digest, finish_run, finished_run, learning_rate, number, resolve, seed_torch)
+                 command_line, compiler_works, files_digest, finish_run, finished_run, learning_rate, number, resolve, seed_torch)
 
 CODE = ("run.py", "model.py", "losses.py", "data.py", "load_hf_weights.py", "pretrain.py")  # what a student depends on
 HELDOUT_BLOCKS = 128  # held-out text is measured on so many blocks, spread evenly over it
@@ -32,12 +32,24 @@ class TripleLoss(nn.Module):
     """The losses of one batch. What no active term needs is not computed: without CE only the masked positions go through
     the student's decoder and none through the teacher's; without CE and cosine the teacher is not run at all."""
 
-    def __init__(self, student, teacher, weights, temperature=2.0, chunk_tokens=256):
-        """weights: {name of a term in losses.TERMS: alpha}, of the active terms alone."""
+    def __init__(self, student, teacher, weights, temperature=2.0, chunk_tokens=None):
+        """weights: {name of a term in losses.TERMS: alpha}, of the active terms alone.
+
+        chunk_tokens: on how many tokens at a time the losses on logits are taken; 0: on all; None: a power of two of them
+        whose logits fill 16 to 32 MB on a CPU, near its caches, and 256 to 512 MB on a GPU, which wants large products."""
         super().__init__()
+        if chunk_tokens is None:
+            logits = 2 ** (23 if student.head.bias.device.type == "cpu" else 27)
+            chunk_tokens = 2 ** max(0, (logits // student.config.vocab_size).bit_length() - 1)
         self.student, self.weights, self.temperature, self.chunk_tokens = student, weights, temperature, chunk_tokens
         self.teacher = [teacher]  # in a list it is no part of this module: never trained, saved or put into training mode
         self.wants = {name: wanted_by(TERMS[name][0]) for name in weights}
+        self.on_logits = [name for name, wants in self.wants.items() if "student_logits" in wants]
+        self.on_hidden = [name for name in weights if name not in self.on_logits]
+        self.register_buffer("weights_on_logits", torch.tensor([float(weights[name]) for name in self.on_logits]), persistent=False)
+        self.compiled = None  # terms_of_chunk, compiled for whole chunks
+        if not self.on_logits:  # no loss trains the head, and DistributedDataParallel would wait for its gradients
+            student.head.requires_grad_(False)
 
     def forward(self, input_ids, labels, tokens_in_step, masked_in_step):
         """(total, {term: value}) of input_ids and labels, (batch, length); labels on the CPU.
@@ -46,51 +58,68 @@ class TripleLoss(nn.Module):
         what the whole optimizer step counts: the parts of a step add up to its means."""
         teacher, = self.teacher
         wanted = set().union(*self.wants.values())
-        on_logits = [name for name, wants in self.wants.items() if "student_logits" in wants]
-        on_hidden = [name for name in self.weights if name not in on_logits]
-        total, logged = torch.zeros((), device=input_ids.device), {}
-
-        def weighted(name, share, **values):
-            formula, _ = TERMS[name]
-            loss = formula(**{word: values[word] for word in self.wants[name] if word in values}) * share
-            logged[name] = logged.get(name, 0.0) + loss.detach()
-            return self.weights[name] * loss
-
-        labels = labels.flatten()
         hidden = self.student.bert(input_ids).flatten(0, 1)  # (tokens, hidden): blocks hold no padding, every token counts
         teacher_hidden = None
         if wanted & {"teacher_hidden", "teacher_logits"}:
             with torch.no_grad():
                 teacher_hidden = teacher.bert(input_ids).flatten(0, 1)
-        for name in on_hidden:
-            total = total + weighted(name, len(hidden) / tokens_in_step, student_hidden=hidden,
-                                     teacher_hidden=teacher_hidden, temperature=self.temperature)
-        if on_logits:
-            if all("labels" in self.wants[name] for name in on_logits):  # then the masked positions are enough
-                masked = (labels != -100).nonzero().squeeze(1)
-                chosen = masked.to(hidden.device)
-                labels, hidden = labels[masked], hidden[chosen]
-                if "teacher_logits" in wanted:
-                    teacher_hidden = teacher_hidden[chosen]
-            labels_on_device = labels.to(hidden.device)
-            if "teacher_logits" in wanted:
+        values = {"student_hidden": hidden, "teacher_hidden": teacher_hidden, "temperature": self.temperature}
+        terms = {name: self.term(name, values) * (len(hidden) / tokens_in_step) for name in self.on_hidden}
+        total = sum(self.weights[name] * term for name, term in terms.items())
+        if self.on_logits:
+            on_logits, of_each = self.losses_on_logits(hidden, teacher_hidden, labels.flatten(), tokens_in_step, masked_in_step)
+            total = total + on_logits
+            terms.update(zip(self.on_logits, of_each))
+        return total, {name: term.detach() for name, term in terms.items()}
+
+    def term(self, name, values):
+        """The loss of this name; values: {what a formula can want: tensor}."""
+        formula, _ = TERMS[name]
+        return formula(**{word: values[word] for word in self.wants[name]})
+
+    def losses_on_logits(self, hidden, teacher_hidden, labels, tokens_in_step, masked_in_step):
+        """(weighted sum, (losses,)) of the losses on logits, a chunk of tokens at a time."""
+        teacher, = self.teacher
+        is_masked = labels != -100
+        if all("labels" in self.wants[name] for name in self.on_logits):  # then the masked positions are enough
+            masked = is_masked.nonzero().squeeze(1)
+            labels, is_masked, masked = labels[masked], is_masked[masked], masked.to(hidden.device, non_blocking=True)
+            hidden, teacher_hidden = (x if x is None else x[masked] for x in (hidden, teacher_hidden))
+        chunk_tokens = self.chunk_tokens or max(1, len(labels))
+        # How much each chunk counts in the means over the step: (chunks, losses). Counted on the CPU, where the labels are.
+        shares = torch.tensor([[int(part.sum()) / max(1, masked_in_step) if "labels" in self.wants[name] else len(part) / tokens_in_step
+                                for name in self.on_logits] for part in is_masked.split(chunk_tokens)], dtype=self.weights_on_logits.dtype)
+        shares_there, labels = (x.to(hidden.device, non_blocking=True) for x in (shares, labels))
+        wants_teacher = any("teacher_logits" in self.wants[name] for name in self.on_logits)
+        if wants_teacher:
+            with torch.no_grad():
+                teacher_transformed, teacher_decoder = teacher.head.transform(teacher_hidden), cast_once(*teacher.decoder())
+
+        def terms(logits, rows):
+            chunk = rows.start // chunk_tokens
+            values = {"student_logits": logits, "labels": labels[rows], "temperature": self.temperature}
+            if wants_teacher:
                 with torch.no_grad():
-                    teacher_transformed, teacher_decoder = teacher.head.transform(teacher_hidden), cast_once(*teacher.decoder())
+                    values["teacher_logits"] = F.linear(teacher_transformed[rows], *teacher_decoder)
+            active = tuple(name for name, share in zip(self.on_logits, shares[chunk].tolist()) if share)  # the others have no tokens here
+            terms_of_chunk = self.compiled if self.compiled and len(logits) == chunk_tokens else self.terms_of_chunk
+            return terms_of_chunk(active, shares_there[chunk], values)
 
-            def loss_of_chunk(logits, rows):
-                values = {"student_logits": logits, "labels": labels_on_device[rows], "temperature": self.temperature}
-                if "teacher_logits" in wanted:
-                    with torch.no_grad():
-                        values["teacher_logits"] = F.linear(teacher_transformed[rows], *teacher_decoder).float()
-                masked = int((labels[rows] != -100).sum())
-                shares = {name: masked / max(1, masked_in_step) if "labels" in self.wants[name] else len(logits) / tokens_in_step
-                          for name in on_logits}
-                return sum((weighted(name, share, **values) for name, share in shares.items() if share),
-                           start=torch.zeros((), device=logits.device))
+        return sum_over_chunks(terms, self.weights_on_logits, self.chunk_tokens, self.student.head.transform(hidden),
+                               *self.student.decoder())
 
-            total = total + sum_over_chunks(loss_of_chunk, self.chunk_tokens, self.student.head.transform(hidden),
-                                            *self.student.decoder())
-        return total, logged
+    def terms_of_chunk(self, active, shares, values):
+        """(losses,): the active ones times their shares, 0 for the others. The formulas, with nothing around them."""
+        values = {word: full_precision(value) if word.endswith("logits") else value for word, value in values.items()}
+        return torch.stack([self.term(name, values) * share if name in active else torch.zeros_like(share)
+                            for name, share in zip(self.on_logits, shares.unbind())])
+
+    def compile(self):
+        """Fuse what stands between the matrix products: the formulas, and each layer's (one compilation serves all layers)."""
+        self.compiled = torch.compile(self.terms_of_chunk, dynamic=False)
+        for model in (self.student, *filter(None, self.teacher)):
+            for layer in model.bert.layers:
+                layer.compile()
 
 
 def wanted_by(formula):
@@ -105,23 +134,27 @@ def wanted_by(formula):
 
 def train(args, student, teacher, blocks, device, log):
     """The loop. Raises InputError if the loss stops being a number."""
-    triple_loss = TripleLoss(student, teacher, args.weights, args.temperature, args.chunk_tokens)
-    if args.chunk_tokens:
-        check_chunks(triple_loss, *blocks.training_batch(0, min(4, args.batch_size), args.mlm_prob, args.seed), device)
+    triple_loss = TripleLoss(student, teacher, args.weights, args.temperature, args.chunk_tokens).to(device)
+    if triple_loss.chunk_tokens:
+        check_chunks(triple_loss, *blocks.training_batch(0, min(4, args.batch_size), args.mlm_prob, args.seed), args)
+    if args.compile and compiler_works(device):
+        triple_loss.compile()
     # The authors' optimizer settings; the loss's mean is over the step, so the rate does not depend on --grad_accum.
     optimizer = torch.optim.AdamW(student.parameters(), betas=(0.9, 0.98), eps=1e-6, weight_decay=0.0, fused=True)
     student.train()
-    progress = trange(args.steps, desc="/".join(Path(args.out_dir).parts[-2:]), unit="step")
-    for step in progress:
-        input_ids, labels = blocks.training_batch(step, args.batch_size, args.mlm_prob, args.seed)
+    batches = ahead((blocks.training_batch(step, args.batch_size, args.mlm_prob, args.seed) for step in range(args.steps)), device)
+    bad_step = torch.full((), args.steps, device=device)  # the first whose loss is not finite; on the device, read when logging
+    progress = tqdm(batches, total=args.steps, desc="/".join(Path(args.out_dir).parts[-2:]), unit="step")
+    for step, (input_ids, labels) in enumerate(progress):
         tokens, masked = input_ids.numel(), int((labels != -100).sum())
         terms = {}
         parts = zip(input_ids.tensor_split(args.grad_accum), labels.tensor_split(args.grad_accum))
         for part, (ids, part_labels) in enumerate(parts):
             seed_torch(DROPOUT, args.seed, step, part)
             with autocast(device, args.precision):
-                loss, part_terms = triple_loss(ids.to(device), part_labels, tokens, masked)
+                loss, part_terms = triple_loss(ids.to(device, non_blocking=True), part_labels, tokens, masked)
             loss.backward()
+            bad_step = bad_step.minimum(torch.where(loss.isfinite(), args.steps, step))
             for name, term in part_terms.items():
                 terms[name] = terms.get(name, 0.0) + term
         for group in optimizer.param_groups:
@@ -132,20 +165,21 @@ def train(args, student, teacher, blocks, device, log):
 
         if step % args.log_every == 0 or step == args.steps - 1:
             figures = {name: float(term) for name, term in terms.items()}
-            if not np.isfinite(sum(figures.values())):
-                raise InputError(f"step {step}: the loss is not a finite number any more ({figures}); lower --lr")
+            if int(bad_step) < args.steps:
+                raise InputError(f"step {int(bad_step)}: the loss is not a finite number any more ({figures}); lower --lr")
             log.write(step=step, lr=optimizer.param_groups[0]["lr"], **figures)
             progress.set_postfix({name: f"{value:.3f}" for name, value in figures.items()})
 
 
 @torch.no_grad()
-def check_chunks(triple_loss, input_ids, labels, device):
+def check_chunks(triple_loss, input_ids, labels, args):
     """Refuse a formula of losses.py that couples tokens: in chunks it would silently be another loss."""
     chunk_tokens, masked = triple_loss.chunk_tokens, max(1, int((labels != -100).sum()))
 
     def terms_in_chunks_of(tokens):
         triple_loss.chunk_tokens = tokens
-        return triple_loss.eval()(input_ids.to(device), labels, input_ids.numel(), masked)[1]
+        with autocast(torch.device(args.device), args.precision):
+            return triple_loss.eval()(input_ids.to(args.device), labels, input_ids.numel(), masked)[1]
     in_chunks = terms_in_chunks_of(max(1, masked // 3))  # several chunks, even where only masked positions count
     at_once = terms_in_chunks_of(0)
     triple_loss.chunk_tokens = chunk_tokens
@@ -211,10 +245,14 @@ def read_arguments(arguments):
     parser.add_argument("--temperature", type=number(float, 0, open_low=True), default=2.0)
     parser.add_argument("--max_length", type=number(int, 3), default=128, help="tokens of a block, [CLS] and [SEP] included")
     parser.add_argument("--mlm_prob", type=number(float, 0, 1), default=0.15)
-    parser.add_argument("--chunk_tokens", type=number(int, 0), default=256,
-                        help="evaluate the vocabulary losses on so many tokens at a time; 0: on all at once")
+    parser.add_argument("--chunk_tokens", type=number(int, 0),
+                        help="evaluate the vocabulary losses on so many tokens at a time; 0: on all at once; "
+                             "default: as many as fill 32 MB (on a GPU 512 MB) with logits")
+    parser.add_argument("--compile", type=int, choices=(0, 1), help="torch.compile the layers and the formulas; "
+                        "default: on a GPU; on a CPU it takes half a minute and gains little")
     add_common_arguments(parser)
     args = resolve(parser.parse_args(arguments))
+    args.compile = int(args.device == "cuda") if args.compile is None else args.compile
     if args.teacher == "none":
         if not args.config:
             raise InputError("--teacher none needs --config FOLDER, with config.json and vocab.txt of the BERT to train")
@@ -262,9 +300,13 @@ def load_models(args):
         return MaskedLM(config), None, tokenizer
     teacher = load_model(args.teacher).requires_grad_(False)
     try:
-        return make_student(teacher, args.layers, args.init), teacher, tokenizer
+        student = make_student(teacher, args.layers, args.init)
     except ValueError as error:
         raise InputError(f"--layers: {error}") from None
+    if args.precision == "bf16":  # autocast would cast the matrices of the teacher, which never change, at every step
+        for module in (teacher.bert.embeddings.word, *(m for m in teacher.modules() if isinstance(m, nn.Linear))):
+            module.weight.data = module.weight.data.bfloat16()
+    return student, teacher, tokenizer
 
 
 def load_blocks(args, tokenizer):

@@ -101,6 +101,17 @@ def multiplies_in_bf16(device):
     return False
 
 
+def compiler_works(device):
+    """Whether torch.compile can be used on this device: it needs a C++ compiler or Triton. If not, says so in one line."""
+    try:
+        torch.compile(lambda x: x.exp() + 1)(torch.ones(8, device=device))
+    except Exception as error:  # torch raises many kinds
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        print(f"without torch.compile, which fails here ({reason[0]}): the same result, more slowly", file=sys.stderr)
+        return False
+    return True
+
+
 # Random numbers are drawn from keys: a purpose, the seed, and where in the run (step, row, ...). No generator's state
 # needs to be kept, and no two purposes share their numbers.
 NEW_WEIGHTS, DROPOUT, ORDER, MASKS, HELDOUT_MASKS = range(1, 6)

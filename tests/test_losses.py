@@ -70,21 +70,22 @@ def test_gradients_against_finite_differences(data):
     assert torch.autograd.gradcheck(lambda x: cosine_loss(x, data["teacher_hidden"]), hidden)
 
 
-def formula(data, mlm, ce, extra):
+WEIGHTS = torch.tensor([5.0, 2.0, 1.0], dtype=torch.float64)
+
+
+def formulas(data, mlm, ce, extra):
     """What pretrain.py does with a chunk, small: each term a mean over tokens, shared out by the tokens of the chunk."""
     masked_in_all = max(1, int((data["labels"] != -100).sum()))
 
-    def loss(logits, rows):
-        total = 0.0 * logits.sum()
+    def terms(logits, rows):
+        zero = 0.0 * logits.sum()
         masked = int((data["labels"][rows] != -100).sum())
-        if ce:
-            total = total + 5 * distillation_loss(logits, data["teacher"][rows], 2.0) * len(logits) / TOKENS
-        if mlm and masked:
-            total = total + 2 * mlm_loss(logits, data["labels"][rows]) * masked / masked_in_all
-        if extra:  # a formula somebody adds: the logits' squared error
-            total = total + (logits - data["teacher"][rows]).square().mean(-1).mean() * len(logits) / TOKENS
-        return total
-    return loss
+        return torch.stack([
+            distillation_loss(logits, data["teacher"][rows], 2.0) * len(logits) / TOKENS if ce else zero,
+            mlm_loss(logits, data["labels"][rows]) * masked / masked_in_all if mlm and masked else zero,
+            # a formula somebody adds: the logits' squared error
+            (logits - data["teacher"][rows]).square().mean(-1).mean() * len(logits) / TOKENS if extra else zero])
+    return terms
 
 
 @pytest.mark.parametrize("mlm, ce, extra", [(1, 1, 0), (1, 0, 0), (0, 1, 0), (1, 1, 1)])
@@ -98,17 +99,19 @@ def test_chunks_change_nothing(data, mlm, ce, extra, chunk_tokens, masks):
         data["labels"][0] = 7
     leaves = [data[name].requires_grad_() for name in ("hidden", "weight", "bias")]
     logits = data["hidden"] @ data["weight"].T + data["bias"]
-    expected = formula(data, mlm, ce, extra)(logits, slice(None))
+    expected_values = formulas(data, mlm, ce, extra)(logits, slice(None))
+    expected = WEIGHTS @ expected_values
     expected_grads = torch.autograd.grad(expected * 3, leaves)
-    loss = sum_over_chunks(formula(data, mlm, ce, extra), chunk_tokens, *leaves)
+    loss, values = sum_over_chunks(formulas(data, mlm, ce, extra), WEIGHTS, chunk_tokens, *leaves)
     assert loss.item() == pytest.approx(expected.item(), abs=1e-10)
+    assert torch.allclose(values, expected_values, atol=1e-10) and not values.requires_grad
     for grad, expected_grad in zip(torch.autograd.grad(loss * 3, leaves), expected_grads):
         assert (grad - expected_grad).abs().max() < 1e-10
 
 
 def test_chunks_pass_gradcheck(data):
     leaves = [data[name].requires_grad_() for name in ("hidden", "weight", "bias")]
-    assert torch.autograd.gradcheck(lambda *x: sum_over_chunks(formula(data, 1, 1, 0), 7, *x), leaves)
+    assert torch.autograd.gradcheck(lambda *x: sum_over_chunks(formulas(data, 1, 1, 0), WEIGHTS, 7, *x)[0], leaves)
 
 
 def test_no_gradient_is_taken_where_none_is_wanted(data):
@@ -116,15 +119,15 @@ def test_no_gradient_is_taken_where_none_is_wanted(data):
 
     def loss(logits, rows):
         seen.append((logits.requires_grad, torch.is_grad_enabled()))
-        return logits.sum()
+        return logits.sum()[None]
     with torch.no_grad():
-        assert not sum_over_chunks(loss, 7, *leaves).requires_grad
+        assert not sum_over_chunks(loss, WEIGHTS[:1], 7, *leaves)[0].requires_grad
     assert seen == [(False, False)] * 4
-    assert sum_over_chunks(loss, 7, *leaves).requires_grad and seen[-1] == (True, True)
+    assert sum_over_chunks(loss, WEIGHTS[:1], 7, *leaves)[0].requires_grad and seen[-1] == (True, True)
 
 
 def test_no_tokens_give_no_loss_and_no_gradient(data):
     leaves = [data["hidden"][:0].requires_grad_(), data["weight"].requires_grad_(), data["bias"].requires_grad_()]
-    loss = sum_over_chunks(formula(data, 1, 1, 0), 5, *leaves)
+    loss, _ = sum_over_chunks(formulas(data, 1, 1, 0), WEIGHTS, 5, *leaves)
     assert loss.item() == 0
     assert all(grad.abs().sum() == 0 for grad in torch.autograd.grad(loss, leaves))

@@ -115,7 +115,9 @@ def test_the_triple_loss_is_the_weighted_sum_of_the_formulas_on_full_logits(worl
     expected = sum(weight * plain[term] for term, weight in active.items())
     assert {name: value.item() for name, value in logged.items()} == pytest.approx({term: plain[term].item() for term in active}, rel=1e-5)
     assert total.item() == pytest.approx(expected.item(), rel=1e-5)
-    parameters = list(student.parameters())
+    parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    frozen = {name.split(".")[0] for name, parameter in student.named_parameters() if not parameter.requires_grad}
+    assert frozen == ({"head"} if terms == "cos" else set())  # nothing trains the head
     for grad, wanted in zip(torch.autograd.grad(total, parameters, allow_unused=True), torch.autograd.grad(expected, parameters, allow_unused=True)):
         assert (grad is None) == (wanted is None)
         assert grad is None or (grad - wanted).abs().max() < 1e-5 * max(1.0, wanted.abs().max())
