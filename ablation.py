@@ -11,8 +11,13 @@ import difflib
 import os
 import resource
 import shlex
+import signal
 import sys
+import threading
 import time
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 
 import torch
@@ -24,7 +29,7 @@ from data import TASKS, collate, encode, read_dev, read_train, text_files
 from load_hf_weights import load_model, load_tokenizer
 from model import Classifier
 from report import summarize, write_report
-from run import InputError, Parser, autocast, command_line, number, outdated
+from run import InputError, Parser, autocast, command_line, number, outdated, resolve_device
 
 # name: (heading, what it changes against the baseline, as arguments of pretrain.py). A line more is a variant more.
 VARIANTS = {
@@ -40,7 +45,7 @@ PRESETS = {
     "toy": {  # the miniature language of toy.py, and a teacher that make toy-teacher made
         "world": ["--out_dir", "runs/toy/world", "--seed", "1"],
         "teacher": os.path.relpath(Path(__file__).parent / "assets/toy-teacher"), "corpus": ["runs/toy/world/corpus.txt"],
-        "heldout": ["runs/toy/world/heldout.txt"], "data_dir": "runs/toy/world",
+        "heldout": ["runs/toy/world/heldout.txt"], "data_dir": "runs/toy/world", "jobs": torch.get_num_threads(),
         "pretrain": ["--steps", "200", "--batch_size", "32", "--max_length", "64", "--lr", "1e-3", "--precision", "fp32"],
         "finetune": ["--epochs", "8", "--batch_size", "32", "--max_length", "64", "--lr", "2e-4", "--precision", "fp32"],
     },
@@ -97,7 +102,8 @@ def missing(args):
 
 def estimate(args, to_do):
     """About how many seconds these commands take here, from one timed step of the baseline and one of each fine-tuning."""
-    timed, seconds = {}, 0.0
+    timed, seconds, threads = {}, 0.0, torch.get_num_threads()
+    torch.set_num_threads(threads_of_a_job(args.jobs))
     for module, arguments in to_do:
         run = module.read_arguments(arguments)
         if module is pretrain:
@@ -109,7 +115,8 @@ def estimate(args, to_do):
                 timed[run.task] = time_fine_tuning(run, args.teacher)
             # A student has half of the teacher's layers.
             seconds += timed[run.task] * (1 if run.model == args.teacher else 0.5)
-    return seconds
+    torch.set_num_threads(threads)
+    return seconds / min(args.jobs, len(to_do))
 
 
 def time_distillation(run):
@@ -146,11 +153,53 @@ def timed_once_warm(step):
     return time.monotonic() - started
 
 
-def run(to_do):
-    """Run these commands in this process, each shown as a reader would type it."""
-    for number, (module, arguments) in enumerate(to_do, 1):
-        print(f"\n[{number}/{len(to_do)}] $ {shlex.join(['python', f'{module.__name__}.py', *arguments])}", flush=True)
-        module.main(arguments)
+def run(to_do, jobs):
+    """Run these commands, each shown as a reader would type it: in this process one after the other, or `jobs` side by side."""
+    if jobs == 1:
+        for number, command in enumerate(to_do, 1):
+            run_one(f"{number}/{len(to_do)}", command[0].__name__, command[1])
+        return
+    # Students first: what is fine-tuned later waits for them.
+    waiting = sorted(enumerate(to_do, 1), key=lambda numbered: numbered[1][0] is not pretrain)
+    os.environ["TQDM_DISABLE"] = "1"  # progress bars of several runs would write over each other
+    with ProcessPoolExecutor(jobs, get_context("spawn"), begin_job, (threads_of_a_job(jobs),)) as pool:
+        undone, running = {option("--out_dir", arguments) for module, arguments in to_do if module is pretrain}, {}
+        try:
+            while waiting or running:
+                ready = [numbered for numbered in waiting if option("--model", numbered[1][1]) not in undone]
+                waiting = [numbered for numbered in waiting if numbered not in ready]
+                for number, (module, arguments) in ready:
+                    running[pool.submit(run_one, f"{number}/{len(to_do)}", module.__name__, arguments)] = option("--out_dir", arguments)
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    future.result()
+                    undone.discard(running.pop(future))
+        except BaseException as error:
+            for process in active_children():  # the other runs are not waited for
+                process.terminate()
+            if isinstance(error, BrokenProcessPool):
+                raise InputError("one of the runs was killed, perhaps for want of memory: try --jobs 1") from None
+            raise
+
+
+def run_one(number, module, arguments):
+    print(f"\n[{number}] $ {shlex.join(['python', f'{module}.py', *arguments])}", flush=True)
+    sys.modules[module].main(arguments)
+
+
+def begin_job(threads):
+    """Make this process one of several side by side: with its share of the cores, and gone as soon as the first process is."""
+    torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the first one ends the others
+    threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
+
+
+def threads_of_a_job(jobs):
+    return max(1, torch.get_num_threads() // jobs)
+
+
+def option(name, arguments):
+    """The value that follows the flag `name`; None if it is not there."""
+    return arguments[arguments.index(name) + 1] if name in arguments else None
 
 
 # ---- The command ----
@@ -193,10 +242,13 @@ def read_arguments(arguments):
     parser.add_argument("--report_only", action="store_true", help="report what is done, run nothing")
     parser.add_argument("--pretrain_args", type=words, default=[], help='more for pretrain.py: --pretrain_args="--steps 5"')
     parser.add_argument("--finetune_args", type=words, default=[], help='more for finetune.py: --finetune_args="--epochs 1"')
+    parser.add_argument("--jobs", type=number(int, 1), help="runs side by side, each with its share of the cores; default: "
+                        "as many as there are cores for small models (preset toy), else 1")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), help="default: as the preset says, or auto")
     args = parser.parse_args(arguments)
     preset = PRESETS[args.preset]
+    args.jobs = args.jobs or (preset.get("jobs", 1) if resolve_device(args.device) == "cpu" else 1)
     args.world = None if args.corpus and args.data_dir else preset.get("world")
     args.heldout = args.heldout or (None if args.corpus else preset.get("heldout"))
     for name in ("teacher", "corpus", "data_dir"):
@@ -220,8 +272,9 @@ def main(arguments):
               f"{', '.join(args.tasks)}, with {args.seeds} seed(s): {len(list(commands(args)))} runs, of which {len(to_do)} are to "
               f"do. Results: {args.out_dir}", flush=True)
         if to_do:
-            print(f"About {max(1, round(estimate(args, to_do) / 60))} minutes on this machine ({torch.get_num_threads()} threads).", flush=True)
-            run(to_do)
+            print(f"About {max(1, round(estimate(args, to_do) / 60))} minutes on this machine ({args.jobs} at a time, with "
+                  f"{threads_of_a_job(args.jobs)} thread(s) each).", flush=True)
+            run(to_do, args.jobs)
     titles = {"teacher": "teacher", **{variant: VARIANTS[variant][0] for variant in args.variants}}
     summary = summarize(args.out_dir, args.data_dir, titles, BASELINE, args.tasks, args.seeds)
     write_report(args.out_dir, summary, f"What each part of the loss is worth: preset {args.preset}")

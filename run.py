@@ -77,14 +77,20 @@ def add_common_arguments(parser):
 
 def resolve(args):
     """args with "auto" made definite, so that run.json says what was used. Raises InputError for a device not there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if args.device == "auto":
-        args.device = next(device for device, is_there in there.items() if is_there)
-    if not there[args.device]:
-        raise InputError(f"--device {args.device}: torch finds no such device here; use --device cpu")
+    args.device = resolve_device(args.device)
     if args.precision == "auto":
         args.precision = "bf16" if multiplies_in_bf16(args.device) else "fp32"
     return args
+
+
+def resolve_device(name):
+    """"cpu", "cuda" or "mps"; "auto" is the fastest that is there. Raises InputError for one that is not."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return next(device for device, is_there in there.items() if is_there)
+    if not there[name]:
+        raise InputError(f"--device {name}: torch finds no such device here; use --device cpu")
+    return name
 
 
 def autocast(device, precision):
