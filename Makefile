@@ -4,6 +4,7 @@
 #   make report   (the same variables): only the report, from what is done
 #   make demo TEXT="the dogs that [MASK] the cat are asleep" [RUN=runs/toy]
 #   make demo TEXT="..." TASK=cola [TEXT_B="..."]
+#   make bench [TEACHER=folder CORPUS=folder DATA=folder]: speed and memory beside a plain loop; of TEACHER only the sizes matter
 #   make test
 #   make toy-teacher: the miniature language's teacher once more, in runs/toy-teacher/12
 
@@ -19,7 +20,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 17179869184
 ablation = .venv/bin/python ablation.py --preset $(PRESET) --seeds $(SEEDS) --tasks $(TASKS) $(if $(TEACHER),--teacher "$(TEACHER)") \
 	$(if $(CORPUS),--corpus $(CORPUS)) $(if $(HELDOUT),--heldout $(HELDOUT)) $(if $(DATA),--data_dir "$(DATA)") $(ARGS)
 
-.PHONY: ablation report demo toy-teacher test clean
+.PHONY: ablation report demo bench toy-teacher test clean
 
 ablation: .venv/ready
 	$(ablation)
@@ -29,6 +30,9 @@ report: .venv/ready
 
 demo: .venv/ready
 	@.venv/bin/python demo.py "$(TEXT)" --run "$(RUN)" $(if $(TASK),--task $(TASK)) $(if $(TEXT_B),--text_b "$(TEXT_B)") $(ARGS)
+
+bench: .venv/ready
+	.venv/bin/python bench.py $(if $(TEACHER),--config "$(TEACHER)") $(if $(CORPUS),--corpus $(CORPUS)) $(if $(DATA),--data_dir "$(DATA)") $(ARGS)
 
 # Grown by stacking (Gong et al. 2019): 3 layers learn most of it, at a quarter of the cost; each is then doubled, twice.
 grow = .venv/bin/python pretrain.py --corpus runs/toy/world/corpus.txt --heldout runs/toy/world/heldout.txt --use_ce 0 --use_cos 0 \

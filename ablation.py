@@ -7,9 +7,7 @@ Distils one student per variant, fine-tunes the teacher and every student on eve
 What is up to date is not done again. Sanh et al. 2019 (arXiv:1910.01108), section 4.2 and Table 4.
 """
 import argparse
-import difflib
 import os
-import resource
 import shlex
 import signal
 import sys
@@ -29,7 +27,7 @@ from data import TASKS, collate, encode, read_dev, read_train, text_files
 from load_hf_weights import load_model, load_tokenizer
 from model import Classifier
 from report import summarize, write_report
-from run import InputError, Parser, autocast, command_line, number, outdated, resolve_device
+from run import InputError, Parser, autocast, command_line, list_of, number, one_of, outdated, peak_memory, resolve_device, words
 
 # name: (heading, what it changes against the baseline, as arguments of pretrain.py). A line more is a variant more.
 VARIANTS = {
@@ -204,28 +202,6 @@ def option(name, arguments):
 
 # ---- The command ----
 
-def one_of(known, what):
-    """An argparse type: a name out of `known`, or the nearest one suggested."""
-    def parse(text):
-        if text not in known:
-            near = difflib.get_close_matches(text, known, 1)
-            raise argparse.ArgumentTypeError(f"unknown {what} {text!r}; " + (f"did you mean {near[0]}? " if near else "")
-                                             + f"Known: {', '.join(known)}")
-        return text
-    return parse
-
-
-def words(text):
-    try:
-        return shlex.split(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text}: {error}") from None
-
-
-def list_of(known, what):
-    return lambda text: [one_of(known, what)(name) for name in text.split(",")]
-
-
 def read_arguments(arguments):
     parser = Parser(__doc__)
     parser.add_argument("--preset", type=one_of(PRESETS, "preset"), default="toy", help=", ".join(PRESETS))
@@ -279,12 +255,6 @@ def main(arguments):
     summary = summarize(args.out_dir, args.data_dir, titles, BASELINE, args.tasks, args.seeds)
     write_report(args.out_dir, summary, f"What each part of the loss is worth: preset {args.preset}")
     print(f"{(time.monotonic() - started) / 60:.1f} minutes, {peak_memory():.1f} GiB of memory at the peak")
-
-
-def peak_memory():
-    """Of this process so far, in GiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes; on macOS bytes
-    return peak / (2 ** 30 if sys.platform == "darwin" else 2 ** 20)
 
 
 if __name__ == "__main__":

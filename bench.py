@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import ablation
 import finetune
 import pretrain
 import toy
@@ -26,7 +25,7 @@ from data import Example, collate, corpus_tokens, encode, mask_tokens, read_dev,
 from load_hf_weights import load_model, load_tokenizer, model_files, read_config, save_model
 from losses import WEIGHTS, cosine_loss, distillation_loss, mlm_loss
 from model import Classifier, MaskedLM, make_student
-from run import InputError, Parser, autocast, command_line, number, resolve, seed_torch
+from run import InputError, Parser, autocast, command_line, list_of, number, peak_memory, resolve, seed_torch, words
 
 # ---- The plain loops: every line padded to max_length, fp32, full logits of both models, eager. Not to be improved. ----
 
@@ -143,11 +142,11 @@ def our_evaluation(args, log):
 
 def parts_of_a_step(args, log):
     """A step of distillation, each part run alone."""
-    device, run = torch.device(args.device), pretrain_arguments(args, steps=1)
+    device, run = torch.device(args.device), pretrain_arguments(args, steps=1_000_000)
     student, teacher, tokenizer = pretrain.load_models(run)
     loss = pretrain.TripleLoss(student.to(device), teacher.to(device), run.weights, run.temperature, run.chunk_tokens).to(device).train()
-    if run.compile:
-        loss.compile()
+    if pretrain.compiling_pays(run, student, device):
+        loss.compile(layers=device.type == "cuda")
     optimizer = torch.optim.AdamW(student.parameters(), fused=True)
     blocks, _ = pretrain.load_blocks(run, tokenizer)
     ids, labels = blocks.training_batch(0, args.batch_size, run.mlm_prob, 0)
@@ -226,7 +225,7 @@ class Turns:
         if self.cuda:
             torch.cuda.synchronize()
         seconds = time.perf_counter() - self.started
-        peak = torch.cuda.max_memory_allocated() / 2 ** 30 if self.cuda else ablation.peak_memory()
+        peak = torch.cuda.max_memory_allocated() / 2 ** 30 if self.cuda else peak_memory()
         self.connection.send({"seconds": seconds, "peak": peak, **figures})
         if not self.connection.recv():
             sys.exit()
@@ -326,6 +325,7 @@ def profile(args):
 
 def variants(args):
     """What each variant of the ablation, and the MLM loss alone, costs."""
+    import ablation  # here, so that the loops' processes do not hold its plotting libraries
     flags = {**{name: flags for name, (_, flags) in ablation.VARIANTS.items()}, "no_ce, no_cos": ["--use_ce", "0", "--use_cos", "0"]}
     turns = take_turns(args, {name: (our_distillation, {"more": [*args.more, *more]}) for name, more in flags.items()})
     flops = {name: sum(distillation_flops(read_config(args.config), args.max_length, [term for term in WEIGHTS if f"no_{term}" not in name]).values())
@@ -403,7 +403,7 @@ def main(arguments):
     parser.add_argument("--config", help="folder with config.json and vocab.txt of the BERT to measure; default: the miniature language's")
     parser.add_argument("--corpus", nargs="+", help="text files, or folders of them")
     parser.add_argument("--data_dir", help="folder that holds CoLA/, or glue_data/CoLA/")
-    parser.add_argument("--only", type=ablation.list_of(MEASUREMENTS, "measurement"), default=list(MEASUREMENTS),
+    parser.add_argument("--only", type=list_of(MEASUREMENTS, "measurement"), default=list(MEASUREMENTS),
                         help=f"some of {','.join(MEASUREMENTS)}")
     parser.add_argument("--out_dir", default="runs/bench", help="where the random teacher and the corpora to tokenize are put")
     parser.add_argument("--batch_size", type=number(int, 1), default=8, help="sequences of a step of distillation")
@@ -413,7 +413,7 @@ def main(arguments):
     parser.add_argument("--largest", type=number(int, 16), default=64, help="MB of the largest corpus to tokenize, up to 2048")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of our loops; the plain ones run in fp32")
-    parser.add_argument("--pretrain_args", type=ablation.words, default=[], dest="more", help='more for pretrain.py: --pretrain_args="--compile 1"')
+    parser.add_argument("--pretrain_args", type=words, default=[], dest="more", help='more for pretrain.py: --pretrain_args="--compile 1"')
     args = resolve(parser.parse_args(arguments))
     if len({bool(args.config), bool(args.corpus), bool(args.data_dir)}) == 2:
         raise InputError("--config, --corpus and --data_dir go together; without them, the miniature language's are measured")

@@ -18,6 +18,22 @@ from tqdm import tqdm
 
 from run import MASKS, ORDER, InputError, files_digest
 
+def ahead(batches, pin=False):
+    """The tuples of an iterator, each made by a thread while the one before it is in use.
+
+    pin: their tensors go into page-locked memory, whose copy to a GPU need not be waited for."""
+    batches = iter(batches)
+
+    def following():
+        batch = next(batches, None)
+        return tuple(x.pin_memory() for x in batch) if pin and batch else batch
+    with ThreadPoolExecutor(1) as thread:
+        made = thread.submit(following)
+        while batch := made.result():
+            made = thread.submit(following)
+            yield batch
+
+
 # ---- The corpus: text files -> one array of token ids on disk -> blocks ----
 
 GROUP = 1 << 20       # characters tokenized at once; bounds the memory, whatever the size of the corpus
@@ -83,28 +99,31 @@ def tokenize(files, tokenizer, out):
     ended = True  # no [SEP] at the start, and none behind another
     total = sum(os.path.getsize(file) for file in files)
     with tqdm(total=total, unit="B", unit_scale=True, desc="tokenizing", leave=False) as progress:
-        for file in files:
-            group, size = [], 0
-            for line in lines(file, progress):
-                group.append(line)
-                size += len(line)
-                if size > GROUP:
-                    ended = write_group(group, tokenizer, sep, dtype, ended, out)
-                    group, size = [], 0
-            ended = write_group(group, tokenizer, sep, dtype, ended, out)
+        encoded = ((group, tokenizer.encode_batch_fast(group, add_special_tokens=False)) for group in groups(files, progress))
+        for group, encodings in ahead(encoded):  # the tokenizers library works on all cores, while the ids before are written
+            ids = []
+            for line, encoding in zip(group, encodings):
+                if found := encoding.ids:
+                    ids += found
+                    ended = False
+                elif not line and not ended:
+                    ids.append(sep)
+                    ended = True
+            np.asarray(ids, dtype=dtype).tofile(out)
 
 
-def write_group(group, tokenizer, sep, dtype, ended, out):
-    ids = []
-    for line, encoding in zip(group, tokenizer.encode_batch_fast(group, add_special_tokens=False)):  # on all cores
-        if encoding.ids:
-            ids += encoding.ids
-            ended = False
-        elif not line and not ended:
-            ids.append(sep)
-            ended = True
-    np.asarray(ids, dtype=dtype).tofile(out)
-    return ended
+def groups(files, progress):
+    """The files' lines, in lists of some GROUP characters."""
+    group, size = [], 0
+    for file in files:
+        for line in lines(file, progress):
+            group.append(line)
+            size += len(line)
+            if size > GROUP:
+                yield group
+                group, size = [], 0
+    if group:
+        yield group
 
 
 def token_dtype(tokenizer):
@@ -163,18 +182,6 @@ class Blocks:
         pairs = [mask_tokens(ids, np.random.default_rng(key), mlm_prob, (self.cls, self.sep), self.mask, self.vocab_size)
                  for ids, key in zip(self.rows(numbers), keys)]
         return tuple(torch.from_numpy(np.stack(part)) for part in zip(*pairs))
-
-
-def ahead(batches, device):
-    """The batches (tuples of tensors) of an iterator, each made by a thread while the one before it is in use."""
-    def following():
-        batch = next(batches, None)
-        return tuple(x.pin_memory() for x in batch) if batch and device.type == "cuda" else batch  # the copy need not be waited for
-    with ThreadPoolExecutor(1) as thread:
-        made = thread.submit(following)
-        while batch := made.result():
-            made = thread.submit(following)
-            yield batch
 
 
 @functools.lru_cache(maxsize=2)  # a batch may reach over the end of an epoch

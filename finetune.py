@@ -69,7 +69,8 @@ def train(args, model, rows, labels, pad, device, log):
     steps_per_epoch = -(-len(rows) // args.batch_size)
     steps = steps_per_epoch * args.epochs
     batches = ahead(((*collate([rows[i] for i in batch], pad), torch.tensor([labels[i] for i in batch]))
-                     for epoch in range(args.epochs) for batch in shuffled_batches(rows, args.batch_size, args.seed, epoch)), device)
+                     for epoch in range(args.epochs) for batch in shuffled_batches(rows, args.batch_size, args.seed, epoch)),
+                    pin=device.type == "cuda")
     bad_step = torch.full((), steps, device=device)  # the first whose loss is not finite; on the device, read when logging
     model.train()
     progress = tqdm(batches, total=steps, desc="/".join(Path(args.out_dir).parts[-3:]), unit="step")
@@ -99,7 +100,7 @@ def predict(model, rows, pad, device, precision, batch_size=64):
     """The class number of every row, (rows,)."""
     predictions, logits = np.zeros(len(rows), dtype=int), []
     order = sorted_batches(rows, batch_size)
-    for batch in ahead((collate([rows[i] for i in batch], pad) for batch in order), device):
+    for batch in ahead((collate([rows[i] for i in batch], pad) for batch in order), pin=device.type == "cuda"):
         with autocast(device, precision):
             logits.append(model(*(x.to(device, non_blocking=True) for x in batch)).float())
     logits = torch.cat(logits)

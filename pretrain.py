@@ -114,10 +114,11 @@ class TripleLoss(nn.Module):
         return torch.stack([self.term(name, values) * share if name in active else torch.zeros_like(share)
                             for name, share in zip(self.on_logits, shares.unbind())])
 
-    def compile(self):
-        """Fuse what stands between the matrix products: the formulas, and each layer's (one compilation serves all layers)."""
+    def compile(self, layers):
+        """Fuse what stands between the matrix products: of the formulas, which saves the memory of their intermediate results,
+        and, if asked, of the layers (one compilation serves them all)."""
         self.compiled = torch.compile(self.terms_of_chunk, dynamic=False)
-        for model in (self.student, *filter(None, self.teacher)):
+        for model in filter(None, (self.student, *self.teacher) if layers else ()):
             for layer in model.bert.layers:
                 layer.compile()
 
@@ -137,12 +138,13 @@ def train(args, student, teacher, blocks, device, log):
     triple_loss = TripleLoss(student, teacher, args.weights, args.temperature, args.chunk_tokens).to(device)
     if triple_loss.chunk_tokens:
         check_chunks(triple_loss, *blocks.training_batch(0, min(4, args.batch_size), args.mlm_prob, args.seed), args)
-    if args.compile and compiler_works(device):
-        triple_loss.compile()
+    if (args.compile or args.compile is None and compiling_pays(args, student, device)) and compiler_works(device):
+        triple_loss.compile(layers=device.type == "cuda" or args.compile == 1)
     # The authors' optimizer settings; the loss's mean is over the step, so the rate does not depend on --grad_accum.
     optimizer = torch.optim.AdamW(student.parameters(), betas=(0.9, 0.98), eps=1e-6, weight_decay=0.0, fused=True)
     student.train()
-    batches = ahead((blocks.training_batch(step, args.batch_size, args.mlm_prob, args.seed) for step in range(args.steps)), device)
+    batches = ahead((blocks.training_batch(step, args.batch_size, args.mlm_prob, args.seed) for step in range(args.steps)),
+                    pin=device.type == "cuda")
     bad_step = torch.full((), args.steps, device=device)  # the first whose loss is not finite; on the device, read when logging
     progress = tqdm(batches, total=args.steps, desc="/".join(Path(args.out_dir).parts[-2:]), unit="step")
     for step, (input_ids, labels) in enumerate(progress):
@@ -169,6 +171,12 @@ def train(args, student, teacher, blocks, device, log):
                 raise InputError(f"step {int(bad_step)}: the loss is not a finite number any more ({figures}); lower --lr")
             log.write(step=step, lr=optimizer.param_groups[0]["lr"], **figures)
             progress.set_postfix({name: f"{value:.3f}" for name, value in figures.items()})
+
+
+def compiling_pays(args, student, device):
+    """On a GPU. On a CPU the layers gain nothing, and the formulas win back the seconds that it takes only after some 10^10 logits."""
+    logits = args.steps * args.batch_size * args.max_length * student.config.vocab_size
+    return device.type == "cuda" or (device.type == "cpu" and logits > 1e10)
 
 
 @torch.no_grad()
@@ -248,11 +256,10 @@ def read_arguments(arguments):
     parser.add_argument("--chunk_tokens", type=number(int, 0),
                         help="evaluate the vocabulary losses on so many tokens at a time; 0: on all at once; "
                              "default: as many as fill 32 MB (on a GPU 512 MB) with logits")
-    parser.add_argument("--compile", type=int, choices=(0, 1), help="torch.compile the layers and the formulas; "
-                        "default: on a GPU; on a CPU it takes half a minute and gains little")
+    parser.add_argument("--compile", type=int, choices=(0, 1), help="torch.compile formulas and layers; default: on a GPU; on a CPU "
+                        "the formulas alone, and in long runs with a large vocabulary")
     add_common_arguments(parser)
     args = resolve(parser.parse_args(arguments))
-    args.compile = int(args.device == "cuda") if args.compile is None else args.compile
     if args.teacher == "none":
         if not args.config:
             raise InputError("--teacher none needs --config FOLDER, with config.json and vocab.txt of the BERT to train")

@@ -5,11 +5,14 @@ Nothing here is about distillation; skip it on a first reading.
 import argparse
 import ast
 import contextlib
+import difflib
 import functools
 import hashlib
 import json
 import os
 import platform
+import resource
+import shlex
 import subprocess
 import sys
 import time
@@ -54,6 +57,28 @@ def number(kind, low, high=None, open_low=False):
         return value
     parse.__name__ = "whole number" if kind is int else "number"
     return parse
+
+
+def one_of(known, what):
+    """An argparse type: a name out of `known`, or the nearest one suggested."""
+    def parse(text):
+        if text not in known:
+            near = difflib.get_close_matches(text, known, 1)
+            raise argparse.ArgumentTypeError(f"unknown {what} {text!r}; " + (f"did you mean {near[0]}? " if near else "")
+                                             + f"Known: {', '.join(known)}")
+        return text
+    return parse
+
+
+def words(text):
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from None
+
+
+def list_of(known, what):
+    return lambda text: [one_of(known, what)(name) for name in text.split(",")]
 
 
 class Parser(argparse.ArgumentParser):
@@ -116,6 +141,12 @@ def compiler_works(device):
         print(f"without torch.compile, which fails here ({reason[0]}): the same result, more slowly", file=sys.stderr)
         return False
     return True
+
+
+def peak_memory():
+    """Of this process so far, in GiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes; on macOS bytes
+    return peak / (2 ** 30 if sys.platform == "darwin" else 2 ** 20)
 
 
 # Random numbers are drawn from keys: a purpose, the seed, and where in the run (step, row, ...). No generator's state

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import ablation
 from load_hf_weights import load_tokenizer, read_config, save_model
 from model import BertConfig, MaskedLM
-from run import seed_torch
+from run import peak_memory, seed_torch
 
 parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
 parser.add_argument("--config", required=True, help="folder with bert-base-uncased's config.json and vocab.txt; no weights are needed")
@@ -29,6 +29,6 @@ if not (teacher / "model.safetensors").exists():
 ablation.main(["--preset", "base", "--teacher", str(teacher), "--corpus", args.corpus, "--data_dir", args.data_dir, "--tasks", "cola",
                "--out_dir", args.out_dir, "--pretrain_args", "--steps 5 --batch_size 8 --grad_accum 1",
                "--finetune_args", "--epochs 1 --train_rows 200"])
-peak = ablation.peak_memory()
+peak = peak_memory()
 print(f"peak memory: {peak:.2f} GiB")
 sys.exit(peak * 1.073741824 > 6)

@@ -1,4 +1,5 @@
 """A miniature world in the real layouts: a random teacher, a corpus, CoLA, MNLI, MRPC, SST-2 and reviews. Seconds, no network."""
+import json
 import os
 import random
 import sys
@@ -73,6 +74,16 @@ def world(tmp_path_factory):
     for name, documents in (("corpus.txt", 60), ("heldout.txt", 15)):
         (folder / name).write_text("\n".join("\n".join(sentence(rng) for _ in range(8)) + "\n" for _ in range(documents)))
     write_task_files(folder / "data", rng)
+    return folder
+
+
+def no_dropout(world, folder):
+    """The teacher, with a config that knows no dropout."""
+    folder.mkdir()
+    for file in (world / "teacher").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}))
     return folder
 
 

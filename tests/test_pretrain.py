@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import pretrain
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, no_dropout
 from load_hf_weights import load_model, load_tokenizer, read_config, save_model
 from losses import TERMS, WEIGHTS, cosine_loss, distillation_loss, mlm_loss
 from model import make_student
@@ -72,16 +72,6 @@ def test_the_same_command_gives_the_same_bytes_and_another_seed_others(distil, t
         distil(name, "--seed", seed)
     files = [(tmp_path / name / "model.safetensors").read_bytes() for name in "abc"]
     assert files[0] == files[1] != files[2]
-
-
-def no_dropout(world, folder):
-    """The teacher, with a config that knows no dropout."""
-    folder.mkdir()
-    for file in (world / "teacher").iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}))
-    return folder
 
 
 def test_accumulation_and_chunks_change_nothing(distil, world, tmp_path):
