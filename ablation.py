@@ -6,7 +6,6 @@
 Distils one student per variant, fine-tunes the teacher and every student on every task, and reports the differences.
 What is up to date is not done again. Sanh et al. 2019 (arXiv:1910.01108), section 4.2 and Table 4.
 """
-import argparse
 import os
 import shlex
 import signal
@@ -121,7 +120,7 @@ def time_distillation(run):
     """Seconds of one step, the optimizer's part left out."""
     student, teacher, tokenizer = pretrain.load_models(run)
     device = torch.device(run.device)
-    loss = pretrain.TripleLoss(student.to(device), teacher.to(device), run.weights, run.temperature, run.chunk_tokens)
+    loss = pretrain.TripleLoss(student.to(device), teacher.to(device), run.weights, run.temperature, run.chunk_tokens).to(device)
     input_ids, labels = pretrain.load_blocks(run, tokenizer)[0].training_batch(0, run.batch_size // run.grad_accum, run.mlm_prob, 0)
 
     def step():

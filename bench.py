@@ -375,7 +375,7 @@ def tokenizing(args):
     """A corpus of growing size: from text to tokens, and then distillation on it."""
     text = b"\n".join(file.read_bytes() for file in text_files(args.corpus))
     changes = {}
-    for megabytes in (size for size in (16, 64, 256, 1024, 2048) if size <= args.largest):
+    for megabytes in (size for size in (16, 256, 2048) if size <= args.largest):
         file = Path(args.out_dir, f"corpus-{megabytes}MB.txt")
         with open(file, "wb") as out:
             while out.tell() < megabytes * 1e6:
@@ -410,7 +410,7 @@ def main(arguments):
     parser.add_argument("--max_length", type=number(int, 5), default=128)
     parser.add_argument("--steps_a_turn", type=number(int, 1), default=1)
     parser.add_argument("--rounds", type=number(int, 2), default=5, help="turns that each loop takes")
-    parser.add_argument("--largest", type=number(int, 16), default=64, help="MB of the largest corpus to tokenize, up to 2048")
+    parser.add_argument("--largest", type=number(int, 16), default=16, help="MB of the largest corpus to tokenize: 16, 256 or 2048")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of our loops; the plain ones run in fp32")
     parser.add_argument("--pretrain_args", type=words, default=[], dest="more", help='more for pretrain.py: --pretrain_args="--compile 1"')

@@ -1,11 +1,14 @@
 """ablation.py, the whole experiment on the miniature world; the report's arithmetic by another road."""
 import json
+import os
 import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -144,6 +147,48 @@ def test_an_interrupted_experiment_goes_on_where_it_stopped(copy):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert copy.run(*more)[0] == [("finetune", f"{copy.runs}/full/seed0/imdb")]
+
+
+def test_side_by_side_is_the_same_as_one_after_the_other(world, tmp_path):
+    for jobs in (1, 2):
+        done = subprocess.run([sys.executable, ROOT / "ablation.py", *arguments(world, tmp_path / str(jobs), "--jobs", jobs, "--tasks", "cola", "--variants", "full,no_ce")],
+                              capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        assert done.returncode == 0, done.stderr
+        assert len(re.findall(r"\[\d/5\] \$ python", done.stdout)) == 5
+    for file in ("full/seed0/model.safetensors", "no_ce/seed0/cola/model.safetensors", "teacher/seed0/cola/predictions.tsv"):
+        assert (tmp_path / "1" / file).read_bytes() == (tmp_path / "2" / file).read_bytes()
+
+
+def test_one_of_several_jobs_that_fails_ends_them_all_in_one_line(world, tmp_path):
+    started = time.monotonic()
+    more = ("--jobs", 2, "--tasks", "cola", "--variants", "full", f"--pretrain_args=--lr 1e30 --clip 1e30 --steps 9 --log_every 1 --max_length 32 --cache_dir {world / 'cache'}",
+            "--finetune_args=--epochs 100000 --max_length 32")
+    done = subprocess.run([sys.executable, ROOT / "ablation.py", *arguments(world, tmp_path, *more)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and "Traceback" not in done.stderr and time.monotonic() - started < 200  # the other one would take hours
+    assert re.match(r"ablation.py: error: step \d+: the (held-out )?loss is not a finite number", done.stderr.strip().splitlines()[-1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="asks /proc for the processes' children")
+def test_jobs_end_with_the_process_that_started_them(world, tmp_path):
+    more = ("--jobs", 2, "--tasks", "cola", "--variants", "full", "--finetune_args=--epochs 100000 --max_length 32")
+    process = subprocess.Popen([sys.executable, ROOT / "ablation.py", *arguments(world, tmp_path, *more)], stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if "finetune.py" in line:
+            break
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+
+    def alive(pid):
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        except FileNotFoundError:
+            return False
+    assert len([pid for pid in children if alive(pid)]) >= 2
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    waited = time.monotonic()
+    while any(map(alive, children)) and time.monotonic() - waited < 30:
+        time.sleep(0.1)
+    assert not any(map(alive, children))
 
 
 def test_the_report_says_what_it_shows(experiment):

@@ -18,7 +18,7 @@ import losses
 import pretrain
 from conftest import ROOT, TINY, no_dropout
 from data import ahead
-from load_hf_weights import load_model, load_tokenizer
+from load_hf_weights import load_model
 from losses import TERMS, cosine_loss, distillation_loss, mlm_loss
 from model import BertConfig, MaskedLM, make_student
 from pretrain import TripleLoss
