@@ -233,7 +233,6 @@ class Turns:
 
 
 def work(loop, args, connection):
-    os.environ["TQDM_DISABLE"] = "1"
     loop(args, Turns(args, connection))
 
 
@@ -423,6 +422,7 @@ def main(arguments):
         args.config, args.corpus, args.data_dir = str(world / "bert"), [str(world / "corpus.txt")], str(world)
     model_files(args.config, weights=False), text_files(args.corpus), read_train("cola", args.data_dir)
     config, tokenizer = read_config(args.config), load_tokenizer(args.config)
+    os.environ["TQDM_DISABLE"] = "1"  # read by the loops' processes: no progress bars between the tables
     args.max_length = min(args.max_length, config.max_position_embeddings)
     seed_torch(0)
     model, args.config = MaskedLM(config), str(Path(args.out_dir, "random-teacher"))
