@@ -18,6 +18,7 @@ from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 import finetune
 import pretrain
@@ -186,6 +187,7 @@ def run_one(number, module, arguments):
 def begin_job(threads):
     """Make this process one of several side by side: with its share of the cores, and gone as soon as the first process is."""
     torch.set_num_threads(threads)
+    tqdm.set_lock(threading.RLock())  # its own, between processes, would be missed with a warning when this process is ended
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the first one ends the others
     threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
 
