@@ -405,9 +405,9 @@ def main(arguments):
     parser.add_argument("--only", type=list_of(MEASUREMENTS, "measurement"), default=list(MEASUREMENTS),
                         help=f"some of {','.join(MEASUREMENTS)}")
     parser.add_argument("--out_dir", default="runs/bench", help="where the random teacher and the corpora to tokenize are put")
-    parser.add_argument("--batch_size", type=number(int, 1), default=8, help="sequences of a step of distillation")
+    parser.add_argument("--batch_size", type=number(int, 1), help="sequences of a step of distillation; default 8, of the miniature model 32")
     parser.add_argument("--max_length", type=number(int, 5), default=128)
-    parser.add_argument("--steps_a_turn", type=number(int, 1), default=1)
+    parser.add_argument("--steps_a_turn", type=number(int, 1), help="default 1, of the miniature model 10")
     parser.add_argument("--rounds", type=number(int, 2), default=5, help="turns that each loop takes")
     parser.add_argument("--largest", type=number(int, 16), default=16, help="MB of the largest corpus to tokenize: 16, 256 or 2048")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
@@ -416,10 +416,12 @@ def main(arguments):
     args = resolve(parser.parse_args(arguments))
     if len({bool(args.config), bool(args.corpus), bool(args.data_dir)}) == 2:
         raise InputError("--config, --corpus and --data_dir go together; without them, the miniature language's are measured")
+    args.batch_size = args.batch_size or (8 if args.config else 32)
+    args.steps_a_turn = args.steps_a_turn or (1 if args.config else 10)
     if not args.config:
         world = Path(args.out_dir, "world")
         toy.main(["--out_dir", str(world), "--seed", "1", "--overwrite"])
-        args.config, args.corpus, args.data_dir = str(world / "bert"), [str(world / "corpus.txt")], str(world)
+        args.config, args.corpus, args.data_dir = str(Path(__file__).parent / "assets/toy-teacher"), [str(world / "corpus.txt")], str(world)
     model_files(args.config, weights=False), text_files(args.corpus), read_train("cola", args.data_dir)
     config, tokenizer = read_config(args.config), load_tokenizer(args.config)
     os.environ["TQDM_DISABLE"] = "1"  # read by the loops' processes: no progress bars between the tables
