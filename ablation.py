@@ -255,7 +255,7 @@ def main(arguments):
     titles = {"teacher": "teacher", **{variant: VARIANTS[variant][0] for variant in args.variants}}
     summary = summarize(args.out_dir, args.data_dir, titles, BASELINE, args.tasks, args.seeds)
     write_report(args.out_dir, summary, f"What each part of the loss is worth: preset {args.preset}")
-    print(f"{(time.monotonic() - started) / 60:.1f} minutes, {peak_memory():.1f} GiB of memory at the peak")
+    print(f"{(time.monotonic() - started) / 60:.1f} minutes, {peak_memory():.1f} GiB of memory at the peak of the first process")
 
 
 if __name__ == "__main__":

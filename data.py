@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from run import MASKS, ORDER, InputError, files_digest
 
+
 def ahead(batches, pin=False):
     """The tuples of an iterator, each made by a thread while the one before it is in use.
 
