@@ -23,11 +23,13 @@ from tqdm import tqdm
 import finetune
 import pretrain
 import toy
+from checkpoint import outdated
 from data import TASKS, collate, encode, read_dev, read_train, text_files
 from load_hf_weights import load_model, load_tokenizer
 from model import Classifier
 from report import summarize, write_report
-from run import InputError, Parser, autocast, command_line, list_of, number, one_of, outdated, peak_memory, resolve_device, words
+from run import (InputError, Interrupted, Parser, autocast, command_line, hold, interrupt, list_of, number, one_of, peak_memory,
+                 resolve_device, words)
 
 # name: (heading, what it changes against the baseline, as arguments of pretrain.py). A line more is a variant more.
 VARIANTS = {
@@ -167,21 +169,34 @@ def run(to_do, jobs):
                 ready = [numbered for numbered in waiting if option("--model", numbered[1][1]) not in undone]
                 waiting = [numbered for numbered in waiting if numbered not in ready]
                 for number, (module, arguments) in ready:
-                    running[pool.submit(run_one, f"{number}/{len(to_do)}", module.__name__, arguments)] = option("--out_dir", arguments)
+                    running[pool.submit(run_job, f"{number}/{len(to_do)}", module.__name__, arguments)] = option("--out_dir", arguments)
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     future.result()
                     undone.discard(running.pop(future))
         except BaseException as error:
-            for process in active_children():  # the other runs are not waited for
+            for process in active_children():  # the other runs end too, after a step and a checkpoint
                 process.terminate()
             if isinstance(error, BrokenProcessPool):
                 raise InputError("one of the runs was killed, perhaps for want of memory: try --jobs 1") from None
+            if isinstance(error, Interrupted):
+                raise Interrupted(error.number, "interrupted; the same command goes on where the runs stopped") from None
             raise
 
 
 def run_one(number, module, arguments):
     print(f"\n[{number}] $ {shlex.join(['python', f'{module}.py', *arguments])}", flush=True)
     sys.modules[module].main(arguments)
+
+
+def run_job(*command):
+    """run_one, in one of several processes: SIGTERM ends the process, after the step and the checkpoint."""
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        run_one(*command)
+    except Interrupted:
+        os._exit(143)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def begin_job(threads):
@@ -251,7 +266,9 @@ def main(arguments):
         if to_do:
             print(f"About {max(1, round(estimate(args, to_do) / 60))} minutes on this machine ({args.jobs} at a time, with "
                   f"{threads_of_a_job(args.jobs)} thread(s) each).", flush=True)
-            run(to_do, args.jobs)
+            Path(args.out_dir).mkdir(parents=True, exist_ok=True)
+            with hold(Path(args.out_dir, ".lock")):  # two experiments in one folder would get into each other's runs
+                run(to_do, args.jobs)
     titles = {"teacher": "teacher", **{variant: VARIANTS[variant][0] for variant in args.variants}}
     summary = summarize(args.out_dir, args.data_dir, titles, BASELINE, args.tasks, args.seeds)
     write_report(args.out_dir, summary, f"What each part of the loss is worth: preset {args.preset}")

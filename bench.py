@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 import time
+from contextlib import nullcontext
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from torch import nn
 import finetune
 import pretrain
 import toy
+from checkpoint import begin
 from data import Example, collate, corpus_tokens, encode, mask_tokens, read_dev, read_train, text_files
 from load_hf_weights import load_model, load_tokenizer, model_files, read_config, save_model
 from losses import WEIGHTS, cosine_loss, distillation_loss, mlm_loss
@@ -106,29 +108,39 @@ def plain_evaluation(args, log):
 
 # ---- Our loops: those of pretrain.py and finetune.py, whose log is written to after every turn ----
 
+def unkept(args):
+    """For runs that never end, and leave nothing."""
+    return "--out_dir", f"{args.cache_dir}/{os.getpid()}", "--checkpoint_minutes", "inf"
+
+
 def pretrain_arguments(args, steps):
     return pretrain.read_arguments([
-        "--teacher", args.config, "--corpus", *map(str, args.corpus), "--out_dir", "bench", "--cache_dir", args.cache_dir,
+        "--teacher", args.config, "--corpus", *map(str, args.corpus), "--cache_dir", args.cache_dir,
         "--steps", str(steps), "--batch_size", str(args.batch_size), "--max_length", str(args.max_length),
-        "--log_every", str(args.steps_a_turn), "--device", args.device, "--precision", args.precision, *args.more])
+        "--log_every", str(args.steps_a_turn), "--device", args.device, "--precision", args.precision, *unkept(args), *args.more])
 
 
 def our_distillation(args, log):
-    run = pretrain_arguments(args, steps=1_000_000)
-    student, teacher, tokenizer = pretrain.load_models(run)
-    blocks, _ = pretrain.load_blocks(run, tokenizer)
-    pretrain.train(run, student.to(args.device), teacher.to(args.device), blocks, torch.device(args.device), log)
+    endless = pretrain_arguments(args, steps=1_000_000)
+    student, teacher, tokenizer = pretrain.load_models(endless)
+    blocks, _ = pretrain.load_blocks(endless, tokenizer)
+    with begin(endless, {}) as run:
+        run.log, run.signals_wait = log, nullcontext
+        pretrain.train(endless, student.to(args.device), teacher.to(args.device), blocks, torch.device(args.device), run)
 
 
 def our_finetuning(args, log):
-    run = finetune.read_arguments([
-        "--model", args.config, "--task", "cola", "--data_dir", args.data_dir, "--out_dir", "bench", "--epochs", "1000000",
+    endless = finetune.read_arguments([
+        "--model", args.config, "--task", "cola", "--data_dir", args.data_dir, "--epochs", "1000000",
         "--batch_size", str(args.batch_size), "--max_length", str(args.max_length), "--log_every", str(args.steps_a_turn),
-        "--device", args.device, "--precision", args.precision, "--train_rows", str(args.steps_a_turn * args.batch_size)])
-    train, _ = finetune.load_data(run)
+        "--device", args.device, "--precision", args.precision, "--train_rows",
+        str(args.steps_a_turn * args.batch_size), *unkept(args)])
+    train, _ = finetune.load_data(endless)
     model = load_model(args.config, Classifier, new=("pooler", "classifier"), num_labels=2)
-    finetune.train(run, model.to(args.device), encode(train, load_tokenizer(args.config), run.max_length),
-                   [example.label for example in train], model.config.pad_token_id, torch.device(args.device), log)
+    with begin(endless, {}) as run:
+        run.log, run.signals_wait = log, nullcontext
+        finetune.train(endless, model.to(args.device), encode(train, load_tokenizer(args.config), endless.max_length),
+                       [example.label for example in train], model.config.pad_token_id, torch.device(args.device), run)
 
 
 def our_evaluation(args, log):

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from run import MASKS, ORDER, InputError, files_digest
+from run import MASKS, ORDER, InputError, files_digest, hold, write_all
 
 
 def ahead(batches, pin=False):
@@ -110,7 +110,7 @@ def tokenize(files, tokenizer, out):
                 elif not line and not ended:
                     ids.append(sep)
                     ended = True
-            np.asarray(ids, dtype=dtype).tofile(out)
+            write_all(out, np.asarray(ids, dtype=dtype).tobytes())
 
 
 def groups(files, progress):
@@ -140,13 +140,18 @@ def corpus_tokens(paths, tokenizer, cache_dir):
     path = Path(cache_dir) / f"tokens-{digest.hexdigest()}.bin"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".tmp{os.getpid()}")
-        try:
-            with open(temporary, "wb") as out:
-                tokenize(files, tokenizer, out)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        temporary = path.with_suffix(".tmp")
+        with hold(temporary, wait=True) as out:  # several runs may want it: the first one makes it, the others wait
+            try:
+                if not path.exists():
+                    out.truncate(0)  # of a process that was killed meanwhile
+                    tokenize(files, tokenizer, out)
+                    os.fsync(out.fileno())
+                    os.replace(temporary, path)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, error.filename or str(path)) from None
+            finally:
+                temporary.unlink(missing_ok=True)
     if path.stat().st_size == 0:
         raise InputError(f"{', '.join(map(str, paths))}: no text in it")
     return np.memmap(path, dtype=token_dtype(tokenizer), mode="r")

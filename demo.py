@@ -14,7 +14,7 @@ from ablation import VARIANTS
 from data import TASKS, Example, collate, encode
 from load_hf_weights import load_model, load_tokenizer, read_config
 from model import Classifier
-from run import InputError, Parser, command_line, number, read_json
+from run import InputError, Parser, command_line, number, one_of, read_json
 
 
 def find_models(run, task, seed):
@@ -97,7 +97,7 @@ def main(arguments):
     parser.add_argument("text", help="a sentence; [MASK] stands for the word to fill in")
     parser.add_argument("--text_b", help="with --task: the second sentence of a pair")
     parser.add_argument("--run", default="runs/toy", help="folder of an experiment, or of one model")
-    parser.add_argument("--task", choices=sorted(TASKS), help="classify the text with the models fine-tuned on this task")
+    parser.add_argument("--task", type=one_of(TASKS, "task"), help="classify the text with the models fine-tuned on this task")
     parser.add_argument("--seed", type=number(int, 0), default=0, help="which of the experiment's seeds")
     parser.add_argument("--best", type=number(int, 1), default=5, help="how many words to show")
     args = parser.parse_args(arguments)

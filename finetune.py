@@ -4,7 +4,7 @@
 
 Devlin et al. 2018 (arXiv:1810.04805), section 4.1; GLUE: Wang et al. 2018 (arXiv:1804.07461). Read next: ablation.py.
 """
-import time
+import itertools
 from dataclasses import replace
 from math import sqrt
 from pathlib import Path
@@ -15,13 +15,14 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
+from checkpoint import begin, finished_run
 from data import TASKS, ahead, collate, encode, read_dev, read_train, shuffled_batches, sorted_batches, task_files, task_title
 from load_hf_weights import load_model, load_tokenizer, model_files, save_model
 from model import Classifier
-from run import (DROPOUT, NEW_WEIGHTS, InputError, Log, Parser, add_common_arguments, autocast, code_digest, command_line,
-                 files_digest, finish_run, finished_run, learning_rate, number, resolve, seed_torch, write_file, write_json)
+from run import (DROPOUT, NEW_WEIGHTS, InputError, Parser, add_common_arguments, autocast, code_digest, command_line, files_digest,
+                 learning_rate, number, one_of, resolve, seed_torch, write_file, write_json)
 
-CODE = ("run.py", "model.py", "data.py", "load_hf_weights.py", "finetune.py")  # what a fine-tuned model depends on
+CODE = ("run.py", "model.py", "data.py", "load_hf_weights.py", "checkpoint.py", "finetune.py")  # what a fine-tuned model depends on
 
 
 # ---- Metrics: (predictions, targets), equally long arrays of class numbers -> float ----
@@ -63,36 +64,42 @@ def score(task, sets):
 
 # ---- The loop ----
 
-def train(args, model, rows, labels, pad, device, log):
-    """args.epochs times over the rows: AdamW, no weight decay, 10 % warm-up, then linear decay. Raises InputError."""
+def train(args, model, rows, labels, pad, device, run):
+    """args.epochs times over the rows: AdamW, no weight decay, 10 % warm-up, then linear decay; from the first step or from the
+    run's checkpoint on. Raises InputError if the loss stops being a number."""
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0, fused=True)
     steps_per_epoch = -(-len(rows) // args.batch_size)
     steps = steps_per_epoch * args.epochs
+    first_step, recent = run.resume(model, optimizer), []
+    batches = (batch for epoch in range(args.epochs) for batch in shuffled_batches(rows, args.batch_size, args.seed, epoch))
     batches = ahead(((*collate([rows[i] for i in batch], pad), torch.tensor([labels[i] for i in batch]))
-                     for epoch in range(args.epochs) for batch in shuffled_batches(rows, args.batch_size, args.seed, epoch)),
-                    pin=device.type == "cuda")
-    bad_step = torch.full((), steps, device=device)  # the first whose loss is not finite; on the device, read when logging
+                     for batch in itertools.islice(batches, first_step, None)), pin=device.type == "cuda")
     model.train()
-    progress = tqdm(batches, total=steps, desc="/".join(Path(args.out_dir).parts[-3:]), unit="step")
-    for step, batch in enumerate(progress):
-        *inputs, targets = (x.to(device, non_blocking=True) for x in batch)
-        seed_torch(DROPOUT, args.seed, step)
-        with autocast(device, args.precision):
-            logits = model(*inputs)
-        loss = F.cross_entropy(logits.float(), targets)
-        loss.backward()
-        bad_step = bad_step.minimum(torch.where(loss.isfinite(), steps, step))
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, args.lr, warmup=0.1)
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+    name = "/".join(Path(args.out_dir).parts[-3:])
+    with run.signals_wait(), tqdm(batches, total=steps, initial=first_step, desc=name, unit="step") as progress:
+        for step, batch in enumerate(progress, first_step):
+            *inputs, targets = (x.to(device, non_blocking=True) for x in batch)
+            seed_torch(DROPOUT, args.seed, step)
+            with autocast(device, args.precision):
+                logits = model(*inputs)
+            loss = F.cross_entropy(logits.float(), targets)
+            loss.backward()
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, steps, args.lr, warmup=0.1)
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
 
-        if step % args.log_every == 0 or step == steps - 1:
-            if int(bad_step) < steps:
-                raise InputError(f"step {int(bad_step)}: the loss is not a finite number any more; lower --lr")
-            log.write(step=step, epoch=step // steps_per_epoch, lr=optimizer.param_groups[0]["lr"], loss=loss.item())
-            progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+            recent.append({"loss": loss.detach()})  # it stays on the device, and is waited for only here:
+            must_log, must_save = step % args.log_every == 0 or step == steps - 1, run.must_save(step + 1)
+            if must_log or must_save:
+                run.check_losses(recent, step)
+                recent.clear()
+            if must_log:
+                run.log.write(step=step, epoch=step // steps_per_epoch, lr=optimizer.param_groups[0]["lr"], loss=loss.item())
+                progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+            if must_save:
+                run.save(step + 1, model, optimizer)
 
 
 @torch.inference_mode()
@@ -113,7 +120,7 @@ def predict(model, rows, pad, device, precision, batch_size=64):
 def read_arguments(arguments):
     parser = Parser(__doc__)
     parser.add_argument("--model", required=True, help="folder of a teacher or student")
-    parser.add_argument("--task", required=True, choices=sorted(TASKS))
+    parser.add_argument("--task", required=True, type=one_of(TASKS, "task"), help=", ".join(TASKS))
     parser.add_argument("--data_dir", required=True, help="folder that holds CoLA/, MNLI/, ... or glue_data/, and aclImdb/")
     parser.add_argument("--out_dir", required=True)
     parser.add_argument("--epochs", type=number(int, 1), default=3)
@@ -155,41 +162,41 @@ def load_data(args):
 
 def main(arguments):
     """Run one fine-tuning, unless --out_dir holds it already. Returns its results, what results.json holds."""
-    started, args = time.monotonic(), read_arguments(arguments)
+    args = read_arguments(arguments)
     sources = made_of(args)
     if record := finished_run(args, sources, reads=(args.model,)):
         return record["results"]
-    device = torch.device(args.device)
-    train_set, dev_sets = load_data(args)
-    seed_torch(NEW_WEIGHTS, args.seed)
-    names = list(TASKS[args.task].labels.values())
-    model = load_model(args.model, Classifier, new=("pooler", "classifier"), num_labels=len(names)).to(device)
-    tokenizer = load_tokenizer(args.model)
-    if args.max_length > model.config.max_position_embeddings:
-        raise InputError(f"--max_length {args.max_length}: {args.model} has {model.config.max_position_embeddings} positions")
-    if args.attention_dropout is not None:
-        for layer in model.bert.layers:
-            layer.attention_dropout = args.attention_dropout
-    pad = model.config.pad_token_id
-    Path(args.out_dir).mkdir(parents=True, exist_ok=True)
+    with begin(args, sources) as run:
+        device = torch.device(args.device)
+        train_set, dev_sets = load_data(args)
+        seed_torch(NEW_WEIGHTS, args.seed)
+        names = list(TASKS[args.task].labels.values())
+        model = load_model(args.model, Classifier, new=("pooler", "classifier"), num_labels=len(names)).to(device)
+        tokenizer = load_tokenizer(args.model)
+        if args.max_length > model.config.max_position_embeddings:
+            raise InputError(f"--max_length {args.max_length}: {args.model} has {model.config.max_position_embeddings} positions")
+        if args.attention_dropout is not None:
+            for layer in model.bert.layers:
+                layer.attention_dropout = args.attention_dropout
+        pad = model.config.pad_token_id
 
-    rows, labels = encode(train_set, tokenizer, args.max_length), [example.label for example in train_set]
-    train(args, model, rows, labels, pad, device, Log(args.out_dir))
+        rows, labels = encode(train_set, tokenizer, args.max_length), [example.label for example in train_set]
+        train(args, model, rows, labels, pad, device, run)
 
-    model.eval()
-    sets = {name: (predict(model, encode(examples, tokenizer, args.max_length), pad, device, args.precision),
-                   np.array([example.label for example in examples])) for name, examples in dev_sets.items()}
-    figures = {name: {"rows": len(pair[1]), **{metric.__name__: metric(*pair) for metric in METRICS[args.task]}}
-               for name, pair in sets.items()}
-    results = {"task": args.task, "data": task_title(args.task, args.data_dir), "seed": args.seed,
-               "score": score(args.task, sets), "train_rows": len(rows), "sets": figures}
-    model.config = replace(model.config, id2label=dict(enumerate(names)))
-    save_model(model, tokenizer, args.out_dir)
-    write_file(Path(args.out_dir) / "predictions.tsv", "set\tindex\tprediction\tlabel\n" + "".join(
-        f"{name}\t{index}\t{names[prediction]}\t{names[target]}\n"
-        for name, pair in sets.items() for index, (prediction, target) in enumerate(zip(*pair))))
-    write_json(Path(args.out_dir) / "results.json", results)
-    finish_run(args, sources, started, results=results)
+        model.eval()
+        sets = {name: (predict(model, encode(examples, tokenizer, args.max_length), pad, device, args.precision),
+                       np.array([example.label for example in examples])) for name, examples in dev_sets.items()}
+        figures = {name: {"rows": len(pair[1]), **{metric.__name__: metric(*pair) for metric in METRICS[args.task]}}
+                   for name, pair in sets.items()}
+        results = {"task": args.task, "data": task_title(args.task, args.data_dir), "seed": args.seed,
+                   "score": score(args.task, sets), "train_rows": len(rows), "sets": figures}
+        model.config = replace(model.config, id2label=dict(enumerate(names)))
+        save_model(model, tokenizer, args.out_dir)
+        write_file(Path(args.out_dir) / "predictions.tsv", "set\tindex\tprediction\tlabel\n" + "".join(
+            f"{name}\t{index}\t{names[prediction]}\t{names[target]}\n"
+            for name, pair in sets.items() for index, (prediction, target) in enumerate(zip(*pair))))
+        write_json(Path(args.out_dir) / "results.json", results)
+        run.finish(results=results)
     print(f"{args.out_dir}: {results['data']} {results['score']:.1f} ({results['sets']})")
     return results
 

@@ -6,11 +6,11 @@ Read next: pretrain.py.
 """
 import dataclasses
 import json
-import pickle
+import os
+import zipfile
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
@@ -69,9 +69,22 @@ def read_config(folder):
         raise InputError(f"{path}: lacks {', '.join(missing)}")
     fields = {field.name: raw[field.name] for field in dataclasses.fields(BertConfig) if field.name in raw}
     try:
-        return BertConfig(**fields)
+        config = BertConfig(**fields)
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: {error}") from None
+    size, memory = 4 * count_weights(config), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > memory or config.num_hidden_layers > 1000:  # refused before anything of that size is made
+        raise InputError(f"{path}: asks for {config.num_hidden_layers} layers and {size / 2 ** 30:,.1f} GiB of weights; this machine "
+                         f"has {memory / 2 ** 30:,.1f} GiB of memory")
+    return config
+
+
+def count_weights(config):
+    """Of a MaskedLM: embeddings, layers, head."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    embeddings = config.vocab_size + config.max_position_embeddings + config.type_vocab_size + 2
+    return (embeddings * hidden + config.num_hidden_layers * (4 * hidden * hidden + 2 * hidden * inner + 9 * hidden + inner)
+            + hidden * hidden + 3 * hidden + config.vocab_size)
 
 
 def weight_files(folder):
@@ -114,17 +127,41 @@ def read_weights(folder):
 def read_weight_file(path):
     if not path.is_file():
         raise InputError(f"{path}: no such file; this shard is missing")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        # weights_only: a .bin is a pickle, and a pickle may hold code
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: cannot be read as weights: {reason}") from None
+    if path.suffix == ".safetensors":
+        try:
+            weights = load_file(path)
+        except Exception as error:  # the library raises its own error, and torch's for numbers that it does not know
+            raise unreadable(path, error) from None
+    else:
+        weights = read_torch_file(path)
     if not isinstance(weights, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in weights.values()):
         raise InputError(f"{path}: does not hold a table of tensors")
     return weights
+
+
+def read_torch_file(path):
+    """What torch.save wrote: tensors and plain values. Raises InputError, also for a file that would run code or unpack to
+    more than its own size."""
+    try:
+        if zipfile.is_zipfile(path):  # as torch.save writes since 1.6: records that are stored, not compressed
+            with zipfile.ZipFile(path) as archive:
+                if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
+                    raise ValueError("its records are compressed, which torch.save never does")
+                if damaged := archive.testzip():
+                    raise ValueError(f"its record {damaged} is damaged")
+        # weights_only: it is a pickle, and a pickle may hold code
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:  # a pickle can make torch raise anything
+        raise unreadable(path, error) from None
+
+
+def unreadable(path, error):
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if "Weights only load failed" in reason:
+        reason = "it is not a pickle of tensors and plain values alone; what else is in it, even code, is not run"
+    return InputError(f"{path}: cannot be read as weights: {reason}")
 
 
 def modern_name(name, weights):
@@ -199,8 +236,10 @@ def load_tokenizer(folder):
     tokenizer.no_padding()
     if absent := [token for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if tokenizer.token_to_id(token) is None]:
         raise InputError(f"{folder}: its vocabulary lacks {', '.join(absent)}")
-    if (folder / "config.json").exists() and tokenizer.get_vocab_size() > (vocab_size := read_config(folder).vocab_size):
-        raise InputError(f"{folder}: the vocabulary has {tokenizer.get_vocab_size()} entries, config.json says {vocab_size}")
+    if (folder / "config.json").exists():
+        entries, vocab_size = max(tokenizer.get_vocab().values()) + 1, read_config(folder).vocab_size
+        if vocab_size not in {-(-entries // multiple) * multiple for multiple in (1, 8, 64, 128)}:  # some models pad theirs
+            raise InputError(f"{folder}: the vocabulary has {entries} entries, config.json says {vocab_size}")
     return tokenizer
 
 
@@ -215,9 +254,13 @@ def wordpiece_tokenizer(folder):
         raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from None
     settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
     tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=100))
-    tokenizer.normalizer = normalizers.BertNormalizer(
-        lowercase=settings.get("do_lower_case", True), strip_accents=settings.get("strip_accents"),
-        handle_chinese_chars=settings.get("tokenize_chinese_chars", True))
+    try:
+        tokenizer.normalizer = normalizers.BertNormalizer(
+            lowercase=settings.get("do_lower_case", True), strip_accents=settings.get("strip_accents"),
+            handle_chinese_chars=settings.get("tokenize_chinese_chars", True))
+    except TypeError:
+        raise InputError(f"{folder / 'tokenizer_config.json'}: do_lower_case, strip_accents and tokenize_chinese_chars must be "
+                         "true or false") from None
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     special = [token for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if token in vocab]

@@ -45,8 +45,10 @@ class BertConfig:
                 raise ValueError(f"{name} must be a number from 0 to 1, not {value!r}")
         if not isinstance(self.pad_token_id, int) or not 0 <= self.pad_token_id < self.vocab_size:
             raise ValueError(f"pad_token_id must be a number of the vocabulary, not {self.pad_token_id!r}")
-        if self.id2label is not None and not isinstance(self.id2label, dict):
-            raise ValueError(f"id2label must be a table of names, not {self.id2label!r}")
+        if self.id2label is not None and (not isinstance(self.id2label, dict)
+                                          or sorted(map(str, self.id2label)) != sorted(map(str, range(len(self.id2label))))
+                                          or not all(isinstance(name, str) for name in self.id2label.values())):
+            raise ValueError(f"id2label must be a table of class numbers and their names, not {self.id2label!r}")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(f"hidden_size {self.hidden_size} is not divisible by "
                              f"num_attention_heads {self.num_attention_heads}")

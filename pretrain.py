@@ -8,7 +8,6 @@ Sanh et al. 2019 (arXiv:1910.01108), section 3. Read next: finetune.py.
 import argparse
 import collections
 import inspect
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +16,15 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
+from checkpoint import begin, finished_run
 from data import Blocks, ahead, corpus_tokens, text_files
 from load_hf_weights import load_model, load_tokenizer, model_files, read_config, save_model
 from losses import TERMS, cast_once, full_precision, sum_over_chunks
 from model import MaskedLM, make_student
-from run import (DROPOUT, HELDOUT_MASKS, NEW_WEIGHTS, InputError, Log, Parser, add_common_arguments, autocast, code_digest,
-                 command_line, compiler_works, files_digest, finish_run, finished_run, learning_rate, number, resolve, seed_torch)
+from run import (DROPOUT, HELDOUT_MASKS, NEW_WEIGHTS, InputError, Parser, add_common_arguments, autocast, code_digest, command_line,
+                 compiler_works, files_digest, learning_rate, number, resolve, seed_torch)
 
-CODE = ("run.py", "model.py", "losses.py", "data.py", "load_hf_weights.py", "pretrain.py")  # what a student depends on
+CODE = ("run.py", "model.py", "losses.py", "data.py", "load_hf_weights.py", "checkpoint.py", "pretrain.py")  # what a student depends on
 HELDOUT_BLOCKS = 128  # held-out text is measured on so many blocks, spread evenly over it
 
 
@@ -133,8 +133,8 @@ def wanted_by(formula):
                      "teacher_logits and labels, or student_hidden and teacher_hidden, and temperature")
 
 
-def train(args, student, teacher, blocks, device, log):
-    """The loop. Raises InputError if the loss stops being a number."""
+def train(args, student, teacher, blocks, device, run):
+    """The loop, from the first step or from the run's checkpoint on. Raises InputError if the loss stops being a number."""
     triple_loss = TripleLoss(student, teacher, args.weights, args.temperature, args.chunk_tokens).to(device)
     if triple_loss.chunk_tokens:
         check_chunks(triple_loss, *blocks.training_batch(0, min(4, args.batch_size), args.mlm_prob, args.seed), args)
@@ -143,34 +143,39 @@ def train(args, student, teacher, blocks, device, log):
     # The authors' optimizer settings; the loss's mean is over the step, so the rate does not depend on --grad_accum.
     optimizer = torch.optim.AdamW(student.parameters(), betas=(0.9, 0.98), eps=1e-6, weight_decay=0.0, fused=True)
     student.train()
-    batches = ahead((blocks.training_batch(step, args.batch_size, args.mlm_prob, args.seed) for step in range(args.steps)),
+    first_step, recent = run.resume(student, optimizer), []
+    batches = ahead((blocks.training_batch(step, args.batch_size, args.mlm_prob, args.seed) for step in range(first_step, args.steps)),
                     pin=device.type == "cuda")
-    bad_step = torch.full((), args.steps, device=device)  # the first whose loss is not finite; on the device, read when logging
-    progress = tqdm(batches, total=args.steps, desc="/".join(Path(args.out_dir).parts[-2:]), unit="step")
-    for step, (input_ids, labels) in enumerate(progress):
-        tokens, masked = input_ids.numel(), int((labels != -100).sum())
-        terms = {}
-        parts = zip(input_ids.tensor_split(args.grad_accum), labels.tensor_split(args.grad_accum))
-        for part, (ids, part_labels) in enumerate(parts):
-            seed_torch(DROPOUT, args.seed, step, part)
-            with autocast(device, args.precision):
-                loss, part_terms = triple_loss(ids.to(device, non_blocking=True), part_labels, tokens, masked)
-            loss.backward()
-            bad_step = bad_step.minimum(torch.where(loss.isfinite(), args.steps, step))
-            for name, term in part_terms.items():
-                terms[name] = terms.get(name, 0.0) + term
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, args.steps, args.lr, args.warmup)
-        nn.utils.clip_grad_norm_(student.parameters(), args.clip)
-        optimizer.step()
-        optimizer.zero_grad()
+    name = "/".join(Path(args.out_dir).parts[-2:])
+    with run.signals_wait(), tqdm(batches, total=args.steps, initial=first_step, desc=name, unit="step") as progress:
+        for step, (input_ids, labels) in enumerate(progress, first_step):
+            tokens, masked = input_ids.numel(), int((labels != -100).sum())
+            terms = collections.defaultdict(float)
+            parts = zip(input_ids.tensor_split(args.grad_accum), labels.tensor_split(args.grad_accum))
+            for part, (ids, part_labels) in enumerate(parts):
+                seed_torch(DROPOUT, args.seed, step, part)
+                with autocast(device, args.precision):
+                    loss, part_terms = triple_loss(ids.to(device, non_blocking=True), part_labels, tokens, masked)
+                loss.backward()
+                for name, term in part_terms.items():
+                    terms[name] = terms[name] + term
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, args.steps, args.lr, args.warmup)
+            nn.utils.clip_grad_norm_(student.parameters(), args.clip)
+            optimizer.step()
+            optimizer.zero_grad()
 
-        if step % args.log_every == 0 or step == args.steps - 1:
-            figures = {name: float(term) for name, term in terms.items()}
-            if int(bad_step) < args.steps:
-                raise InputError(f"step {int(bad_step)}: the loss is not a finite number any more ({figures}); lower --lr")
-            log.write(step=step, lr=optimizer.param_groups[0]["lr"], **figures)
-            progress.set_postfix({name: f"{value:.3f}" for name, value in figures.items()})
+            recent.append(terms)  # they stay on the device, and are waited for only here:
+            must_log, must_save = step % args.log_every == 0 or step == args.steps - 1, run.must_save(step + 1)
+            if must_log or must_save:
+                run.check_losses(recent, step)
+                recent.clear()
+            if must_log:
+                figures = {name: float(term) for name, term in terms.items()}
+                run.log.write(step=step, lr=optimizer.param_groups[0]["lr"], **figures)
+                progress.set_postfix({name: f"{value:.3f}" for name, value in figures.items()})
+            if must_save:
+                run.save(step + 1, student, optimizer)
 
 
 def compiling_pays(args, student, device):
@@ -333,28 +338,28 @@ def load_blocks(args, tokenizer):
 
 def main(arguments):
     """Run one distillation, unless --out_dir holds it already. Returns its record, what run.json holds."""
-    started, args = time.monotonic(), read_arguments(arguments)
+    args = read_arguments(arguments)
     sources = made_of(args)
     if record := finished_run(args, sources, reads=(args.teacher, args.config)):
         return record
-    device = torch.device(args.device)
-    student, teacher, tokenizer = load_models(args)
-    blocks, heldout = load_blocks(args, tokenizer)
-    student.to(device)
-    if teacher:
-        teacher.to(device)
-    Path(args.out_dir).mkdir(parents=True, exist_ok=True)
-    log = Log(args.out_dir)
-    before = evaluate(student, teacher, heldout, args)
-    log.write(step=0, heldout=before)
-    train(args, student, teacher, blocks, device, log)
-    after = evaluate(student, teacher, heldout, args)
-    log.write(step=args.steps, heldout=after)
-    if not np.isfinite(sum(after.values())):  # the last step, which no loss has been taken of yet
-        raise InputError(f"step {args.steps}: the held-out loss is not a finite number ({after}); lower --lr")
-    save_model(student, tokenizer, args.out_dir)
-    record = finish_run(args, sources, started, heldout_before=before, heldout_after=after, corpus_blocks=blocks.count,
-                        parameters=sum(p.numel() for p in student.parameters()))
+    with begin(args, sources) as run:
+        device = torch.device(args.device)
+        student, teacher, tokenizer = load_models(args)
+        blocks, heldout = load_blocks(args, tokenizer)
+        student.to(device)
+        if teacher:
+            teacher.to(device)
+        if "heldout_before" not in run.figures:  # else the run goes on, and knows it
+            run.figures["heldout_before"] = evaluate(student, teacher, heldout, args)
+            run.log.write(step=0, heldout=run.figures["heldout_before"])
+        train(args, student, teacher, blocks, device, run)
+        after = evaluate(student, teacher, heldout, args)
+        run.log.write(step=args.steps, heldout=after)
+        if not np.isfinite(sum(after.values())):  # the last step, which no loss has been taken of yet
+            raise InputError(f"step {args.steps}: the held-out loss is not a finite number ({after}); {run.last_good()}")
+        save_model(student, tokenizer, args.out_dir)
+        record = run.finish(heldout_after=after, corpus_blocks=blocks.count, parameters=sum(p.numel() for p in student.parameters()))
+    before = record["heldout_before"]
     print(f"{args.out_dir}: held out, " + ", ".join(f"{name} {before[name]:.3f} -> {after[name]:.3f}" for name in after))
     return record
 

@@ -17,9 +17,10 @@ from scipy.stats import t as student_t
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from checkpoint import set_aside
 from data import TASKS, read_dev, read_train, task_files
 from finetune import METRICS, score
-from run import InputError, code_digest, files_digest, read_json, set_aside, write_file, write_json
+from run import InputError, code_digest, files_digest, read_json, write_file, write_json
 
 # Sanh et al. 2019, Table 4: change of GLUE's macro-score against the full loss, at the paper's scale.
 PAPER_TABLE_4 = {"no_ce": -2.96, "no_cos": -1.46, "no_mlm": -0.31, "random_init": -3.69}
@@ -45,8 +46,8 @@ def read_outcomes(folders):
 
 def folder_before(folder):
     """A fine-tuning's folder as it was before it, or its model's folder, was set aside last; as it is, if neither was."""
-    own, models = set_aside(folder), set_aside(folder.parent)
-    return own[-1] if own else models[-1] / folder.name if models else folder
+    versions = [model / folder.name for model in set_aside(folder.parent)] + set_aside(folder)
+    return next((version for version in reversed(versions) if (version / "run.json").exists()), folder)  # not one left unfinished
 
 
 def read_predictions(path, task):

@@ -1,4 +1,4 @@
-"""What every command shares: one-line errors, device and precision, seeds, the learning rate, the record of a run.
+"""What every command shares: one-line errors, device and precision, seeds, the learning rate, files written whole, digests.
 
 Nothing here is about distillation; skip it on a first reading.
 """
@@ -6,16 +6,15 @@ import argparse
 import ast
 import contextlib
 import difflib
+import fcntl
 import functools
 import hashlib
 import json
 import os
-import platform
 import resource
 import shlex
-import subprocess
+import signal
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -26,25 +25,39 @@ class InputError(Exception):
     """Something the user can mend: one line that says what is wrong, where, and what to do."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM, and where that leaves things."""
+
+    def __init__(self, number, message="interrupted"):
+        super().__init__(message)
+        self.number = number
+
+
+def interrupt(number, frame):
+    raise Interrupted(number)
+
+
 def command_line(main):
-    """Run main(arguments). What the user can mend ends in one line on stderr and exit status 2, Ctrl-C in 130."""
+    """Run main(arguments). What the user can mend ends in one line on stderr and exit status 2; SIGINT in 130, SIGTERM in 143."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
+    status = 2
     try:
         main(sys.argv[1:])
-    except InputError as error:
-        message = str(error)
-    except OSError as error:  # a full disk, a read-only folder, a file that vanished
-        message = f"{error.filename or 'file error'}: {error.strerror or error}"
-    except RuntimeError as error:  # of these torch.OutOfMemoryError is one, on a CPU it has no class of its own
-        if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
-            raise
-        message = "out of memory: lower --batch_size or --max_length; pretrain.py has --grad_accum and --chunk_tokens too"
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
-    else:
         return
-    print(f"{Path(sys.argv[0]).name}: error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)
+    except InputError as error:
+        message = f"error: {error}"
+    except OSError as error:  # a full disk, a read-only folder, a file that vanished
+        message = f"error: {error.filename or 'file error'}: {error.strerror or error}"
+    except (RuntimeError, MemoryError) as error:  # of these torch.OutOfMemoryError is one, on a CPU it has no class of its own
+        if not isinstance(error, MemoryError) and not any(said in str(error) for said in ("out of memory", "can't allocate memory")):
+            raise
+        message = "error: out of memory: lower --batch_size or --max_length; pretrain.py has --grad_accum and --chunk_tokens too"
+    except Interrupted as stop:
+        message, status = str(stop), 128 + stop.number
+    print(f"{Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)
 
 
 def number(kind, low, high=None, open_low=False):
@@ -98,6 +111,9 @@ def add_common_arguments(parser):
                         help="of the matrix products; auto: bf16 where the hardware multiplies in it, else fp32")
     parser.add_argument("--overwrite", action="store_true", help="if --out_dir holds another run: set it aside, as OUT_DIR~1")
     parser.add_argument("--log_every", type=number(int, 1), default=10, help="steps between two lines of log.jsonl")
+    parser.add_argument("--checkpoint_minutes", type=number(float, 0, open_low=True), default=10,
+                        help="between two checkpoints, from which the same command goes on after an interruption")
+    parser.add_argument("--checkpoint_steps", type=number(int, 1), help="write one after so many steps, too")
 
 
 def resolve(args):
@@ -170,14 +186,55 @@ def learning_rate(step, steps, peak, warmup):
     return peak * (steps - step) / max(1, steps - warmup_steps)
 
 
-def write_file(path, data):
-    """Write a file whole or not at all: under a temporary name, then renamed. data: str (as UTF-8) or bytes."""
+@contextlib.contextmanager
+def written_whole(path):
+    """A binary file to write to. When the block ends it takes its name, and is on the disk for good; if it fails, nothing is there."""
     temporary = Path(f"{path}.tmp{os.getpid()}")
     try:
-        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__  # torch.save makes a RuntimeError of a full disk
+        if isinstance(cause, OSError):
+            raise OSError(cause.errno, cause.strerror, str(path)) from None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_file(path, data):
+    """Write a file whole or not at all. data: str (as UTF-8) or bytes."""
+    with written_whole(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+def hold(path, wait=False):
+    """Open a file to append to, unbuffered, locked until it is closed or this process ends, in whatever way.
+
+    wait: for its lock, if another process has it. Else raises InputError."""
+    while True:
+        file = open(path, "ab", buffering=0)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            file.close()
+            raise InputError(f"{Path(path).parent}: another process is at work in this folder; wait for it, or choose another "
+                             "--out_dir") from None
+        except OSError:  # a file system without locks
+            return file
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(path), os.fstat(file.fileno())):
+                return file
+        file.close()  # whoever held it has renamed or removed it
+
+
+def write_all(file, data):
+    """Write bytes to an unbuffered file."""
+    while data:
+        data = data[file.write(data):]
 
 
 def write_json(path, value):
@@ -190,24 +247,11 @@ def read_json(path):
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error})") from None
     if not isinstance(value, dict):
         raise InputError(f"{path}: not a JSON object")
     return value
-
-
-class Log:
-    """log.jsonl: one JSON object a line."""
-
-    def __init__(self, folder):
-        self.file = open(Path(folder) / "log.jsonl", "w", encoding="utf-8")
-
-    def write(self, **values):
-        print(json.dumps(values), file=self.file, flush=True)
-
-
-ELSEWHERE = ("out_dir", "cache_dir", "log_every", "overwrite")  # arguments that do not change what a run computes
 
 
 @functools.cache  # of the code as it was when this process began to use it
@@ -244,73 +288,3 @@ def file_digest(file, size, time):
         while part := opened.read(1 << 20):
             digest.update(part)
     return digest.digest()
-
-
-def outdated(args, made_of):
-    """Why args.out_dir does not hold this very run, finished: a list of reasons, empty if it does; None if it holds no run.
-
-    made_of: {"code" or the name of an argument that names files: digest of what the run depends on}; the other arguments are
-    compared as they are."""
-    path = Path(args.out_dir) / "run.json"
-    if not path.exists():
-        return None
-    record = read_json(path)
-    old, new, old_made_of = record.get("arguments", {}), json.loads(json.dumps(vars(args))), record.get("made_of", {})
-    return [f"{key} was {old.get(key)!r}, is now {new.get(key)!r}" for key in sorted(old.keys() | new.keys())
-            if key not in (*ELSEWHERE, *made_of) and old.get(key) != new.get(key)] + [
-        f"the {key} has changed" for key in sorted(old_made_of.keys() | made_of) if old_made_of.get(key) != made_of.get(key)]
-
-
-def finished_run(args, made_of, reads=()):
-    """The record of the run in args.out_dir, or None if it is not there, or was outdated and has been set aside.
-
-    made_of: see outdated. reads: folders that the run reads models from.
-    Raises InputError if out_dir holds another run and args.overwrite is not set, or is one of `reads`: nothing is lost."""
-    git_commit()  # now, not at the end: the code may have been edited by then
-    out_dir = Path(args.out_dir)
-    if any(folder and Path(folder).resolve() == out_dir.resolve() for folder in reads):
-        raise InputError(f"--out_dir {out_dir} is the folder of the model that is read; choose another")
-    reasons = outdated(args, made_of)
-    if reasons == []:
-        print(f"{out_dir}: done before", flush=True)
-        return read_json(out_dir / "run.json")
-    if reasons and not args.overwrite:
-        raise InputError(f"{out_dir} holds another run ({'; '.join(reasons)}); choose another --out_dir, or add --overwrite "
-                         "to set that run aside")
-    if reasons:
-        aside = out_dir.rename(f"{out_dir}~{len(set_aside(out_dir)) + 1}")
-        print(f"{out_dir}: out of date ({'; '.join(reasons)}); kept as {aside}", flush=True)
-    return None
-
-
-def set_aside(folder):
-    """The outdated versions of a run's folder, oldest first: FOLDER~1, FOLDER~2, ..."""
-    found = []
-    while (aside := Path(f"{folder}~{len(found) + 1}")).exists():
-        found.append(aside)
-    return found
-
-
-def finish_run(args, made_of, started, **figures):
-    """Write run.json, the last file of a run: its presence says that the run is complete. Returns what it holds.
-
-    started: time.monotonic() at its beginning."""
-    record = {
-        "arguments": vars(args), "made_of": made_of, **figures, "seconds": round(time.monotonic() - started, 1),
-        "made_with": {"commit": git_commit(), "python": platform.python_version(), "torch": torch.__version__,
-                      "device": torch.cuda.get_device_name() if vars(args).get("device") == "cuda" else vars(args).get("device", "cpu"),
-                      "threads": torch.get_num_threads()}}
-    write_json(Path(args.out_dir) / "run.json", record)
-    return record
-
-
-@functools.cache
-def git_commit():
-    """The commit of the code, "+" behind it if files differ from it; None outside a git checkout."""
-    def git(*words):
-        command = ("git", "-C", Path(__file__).parent, *words)
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -9,11 +9,11 @@ half, drawn by the seed, is for training rows and the other for test rows. Read 
 """
 import json
 import random
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from run import Parser, code_digest, command_line, finish_run, finished_run, number, write_file
+from checkpoint import begin, finished_run
+from run import Parser, code_digest, command_line, number, write_file
 
 CODE = ("toy.py",)
 DOCUMENTS, HELDOUT_DOCUMENTS, TRAIN_ROWS, TEST_ROWS = 120_000, 1_000, 1_000, 600
@@ -484,26 +484,27 @@ def main(arguments):
     parser.add_argument("--out_dir", required=True)
     parser.add_argument("--seed", type=number(int, 0), default=1, help="draws the rows, the text, and which words are held out")
     parser.add_argument("--overwrite", action="store_true", help="if --out_dir holds another world: set it aside, as OUT_DIR~1")
-    started, args = time.monotonic(), parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     folder, made_of = Path(args.out_dir), {"code": code_digest(CODE)}
     if finished_run(args, made_of):
         return
-    train, test = halves(random.Random(f"halves {args.seed}"))
-    title = f"toy {{}} (the miniature language of toy.py, generator seed {args.seed})"
-    writers = {"train": Writer(train, random.Random(f"train {args.seed}")), "test": Writer(test, random.Random(f"test {args.seed}"))}
-    (folder / "bert").mkdir(parents=True, exist_ok=True)
-    reserved = write_tasks(folder, writers, title)
-    for name, count in (("corpus", DOCUMENTS), ("heldout", HELDOUT_DOCUMENTS)):
-        corpus = Corpus(WORDS, random.Random(f"{name} {args.seed}"), reserved)
-        write_file(folder / f"{name}.txt", "".join(f"{paragraph}\n\n" for _ in range(count) for paragraph in corpus.document()))
-    words = vocabulary()
-    write_file(folder / "bert" / "vocab.txt", "\n".join(words) + "\n")
-    # Three layers: make toy-teacher grows them to twelve.
-    write_file(folder / "bert" / "config.json", json.dumps({
-        "architectures": ["BertForMaskedLM"], "model_type": "bert", "vocab_size": len(words), "hidden_size": 96,
-        "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 384, "max_position_embeddings": 64,
-        "hidden_act": "gelu", "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}, indent=2) + "\n")
-    finish_run(args, made_of, started)
+    with begin(args, made_of) as run:
+        train, test = halves(random.Random(f"halves {args.seed}"))
+        title = f"toy {{}} (the miniature language of toy.py, generator seed {args.seed})"
+        writers = {"train": Writer(train, random.Random(f"train {args.seed}")), "test": Writer(test, random.Random(f"test {args.seed}"))}
+        (folder / "bert").mkdir(parents=True, exist_ok=True)
+        reserved = write_tasks(folder, writers, title)
+        for name, count in (("corpus", DOCUMENTS), ("heldout", HELDOUT_DOCUMENTS)):
+            corpus = Corpus(WORDS, random.Random(f"{name} {args.seed}"), reserved)
+            write_file(folder / f"{name}.txt", "".join(f"{paragraph}\n\n" for _ in range(count) for paragraph in corpus.document()))
+        words = vocabulary()
+        write_file(folder / "bert" / "vocab.txt", "\n".join(words) + "\n")
+        # Three layers: make toy-teacher grows them to twelve.
+        write_file(folder / "bert" / "config.json", json.dumps({
+            "architectures": ["BertForMaskedLM"], "model_type": "bert", "vocab_size": len(words), "hidden_size": 96,
+            "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 384, "max_position_embeddings": 64,
+            "hidden_act": "gelu", "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}, indent=2) + "\n")
+        run.finish()
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def test_one_model_alone(world, capsys):
     (["bas [MASK] " * 40], "the text has 82 tokens.*64 positions"),
     (["bas", "--task", "mrpc"], "--task mrpc reads two sentences: give --text_b too"),
     (["bas", "--task", "imdb"], "holds no model fine-tuned on imdb"),
-    (["bas", "--task", "kola"], "--task: invalid choice: 'kola'"),
+    (["bas", "--task", "kola"], "--task: unknown task 'kola'; did you mean cola"),
     (["[MASK]", "--run", "nowhere"], "nowhere: holds no student of seed 0"),
     (["[MASK]", "--seed", "5"], "holds no student of seed 5"),
 ])

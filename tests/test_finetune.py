@@ -150,7 +150,7 @@ def test_a_finished_run_is_kept_and_another_one_refused(tune, capsys):
 @pytest.mark.parametrize("more, message", [
     (["--model", "nowhere"], "nowhere/config.json: no such file"),
     (["--data_dir", "nowhere"], "nowhere: holds no folder CoLA"),
-    (["--task", "colla"], "--task: invalid choice: 'colla'.*cola"),
+    (["--task", "colla"], "--task: unknown task .colla.; did you mean cola"),
     (["--out_dir", "TEACHER"], "--out_dir .*teacher is the folder of the model that is read"),
     (["--epochs", "0"], "--epochs: 0 is not a number at least 1"),
     (["--lr", "0"], "--lr: 0 is not a number above 0"),

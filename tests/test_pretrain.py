@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +14,13 @@ import pytest
 import torch
 
 import pretrain
+from checkpoint import Run
 from conftest import ROOT, TINY, no_dropout
 from load_hf_weights import load_model, load_tokenizer, read_config, save_model
 from losses import TERMS, WEIGHTS, distillation_loss
 from model import make_student
 from pretrain import TripleLoss
-from run import HELDOUT_MASKS, InputError, code_digest, learning_rate
+from run import HELDOUT_MASKS, InputError, Interrupted, code_digest, learning_rate
 
 
 @pytest.fixture
@@ -183,6 +185,26 @@ def test_what_is_up_to_date_is_decided_by_content(distil, tmp_path, edited, caps
     assert distil("run", "--overwrite") == second  # it is up to date: nothing is set aside
     distil("run", "--overwrite", "--steps", 2)
     assert json.loads((tmp_path / "run~2" / "run.json").read_text()) == second and not (tmp_path / "run~3").exists()
+
+
+def test_going_on_with_edited_code_is_marked(distil, tmp_path, edited, monkeypatch, capsys):
+    """Of neither code, the run is up to date for none; an experiment, which says --overwrite, starts it anew."""
+    must_save = Run.must_save
+    monkeypatch.setattr(Run, "must_save", lambda run, step: (step == 2 and os.kill(os.getpid(), signal.SIGTERM)) or must_save(run, step))
+    for name in ("run", "anew"):
+        with pytest.raises(Interrupted, match="goes on from step 2"):
+            distil(name)
+    monkeypatch.setattr(Run, "must_save", must_save)
+    edited("losses.py", "temperature ** 2", "temperature ** 3")
+    mixed = distil("run")
+    assert "run: goes on from step 2 under other conditions (the code has changed): no longer exactly" in capsys.readouterr().out
+    assert mixed["resumed"] == [{"from_step": 2, "changed": ["the code has changed"]}]
+    for code in ("3", "2"):  # the new one, the old one
+        edited("losses.py", "temperature ** 3", f"temperature ** {code}")
+        with pytest.raises(InputError, match="the code has changed"):
+            distil("run")
+        edited("losses.py", f"temperature ** {code}", "temperature ** 3")
+    assert "resumed" not in distil("anew", "--overwrite") and (tmp_path / "anew~1" / "checkpoint.pt").exists()
 
 
 def test_a_formula_concerns_only_the_students_that_use_it(distil, edited):
