@@ -216,17 +216,24 @@ class Task:
     folder: str
     text: tuple        # the columns of the one sentence, or of the two
     label: str | int
-    labels: dict       # a label as the file writes it -> its name; the class number is its place (Hugging Face's order)
+    labels: dict | None  # a label as the file writes it -> its name; the class number is its place (Hugging Face's order).
+                         # None: a score from 0 to 5
     dev: tuple = ("dev.tsv",)  # the labelled files that are not for training
     max_length: int = 128
 
 
 NLI = {"entailment": "entailment", "neutral": "neutral", "contradiction": "contradiction"}
+ENTAILMENT = {"entailment": "entailment", "not_entailment": "not_entailment"}
 TASKS = {
     "cola": Task("CoLA", "CoLA", (3,), 1, {"0": "unacceptable", "1": "acceptable"}),
     "mnli": Task("MNLI", "MNLI", ("sentence1", "sentence2"), "gold_label", NLI, ("dev_matched.tsv", "dev_mismatched.tsv")),
     "mrpc": Task("MRPC", "MRPC", ("#1 String", "#2 String"), "Quality", {"0": "not_equivalent", "1": "equivalent"}),
+    "qnli": Task("QNLI", "QNLI", ("question", "sentence"), "label", ENTAILMENT),
+    "qqp": Task("QQP", "QQP", ("question1", "question2"), "is_duplicate", {"0": "not_duplicate", "1": "duplicate"}),
+    "rte": Task("RTE", "RTE", ("sentence1", "sentence2"), "label", ENTAILMENT),
     "sst2": Task("SST-2", "SST-2", ("sentence",), "label", {"0": "negative", "1": "positive"}),
+    "stsb": Task("STS-B", "STS-B", ("sentence1", "sentence2"), "score", None),
+    "wnli": Task("WNLI", "WNLI", ("sentence1", "sentence2"), "label", {"0": "not_entailment", "1": "entailment"}),
     "imdb": Task("IMDb", "aclImdb", (), "", {"neg": "negative", "pos": "positive"}, max_length=256),
 }
 
@@ -235,7 +242,7 @@ TASKS = {
 class Example:
     text_a: str
     text_b: str | None
-    label: int
+    label: int | float  # a class number, or a score
 
 
 def task_folder(task, data_dir):
@@ -295,18 +302,27 @@ def read_tsv(path, task):
             if column not in header:
                 raise InputError(f"{path}: line 1 has no column {column!r}; it has {', '.join(header)}")
         columns = [header.index(column) for column in columns]
-    classes = {text: number for number, text in enumerate(task.labels)}
     examples = []
     for number, row in enumerate(rows[first:], first + 1):
         if len(row) <= max(columns):
             raise InputError(f"{path}: line {number} has {len(row)} columns; {max(columns) + 1} are needed")
         *texts, label = (row[column] for column in columns)
-        if label not in classes:
-            raise InputError(f"{path}: line {number} has the label {label!r}; known are {', '.join(classes)}")
-        examples.append(Example(texts[0], texts[1] if len(texts) == 2 else None, classes[label]))
+        try:
+            label = list(task.labels).index(label) if task.labels else score(label)
+        except ValueError:
+            wrong = f"label {label!r}; known are {', '.join(task.labels)}" if task.labels else f"score {label!r}, no number from 0 to 5"
+            raise InputError(f"{path}: line {number} has the {wrong}") from None
+        examples.append(Example(texts[0], texts[1] if len(texts) == 2 else None, label))
     if not examples:
         raise InputError(f"{path}: no rows in it")
     return examples
+
+
+def score(text):
+    """A score of STS-B. Raises ValueError."""
+    if not 0 <= float(text) <= 5:  # nor is not-a-number
+        raise ValueError
+    return float(text)
 
 
 def review_files(folder):

@@ -59,6 +59,8 @@ def classify(models, text_a, text_b):
         labels = read_config(folder).id2label
         if labels is None:
             raise InputError(f"{folder / 'config.json'}: names no labels (id2label); it is not fine-tuned by finetune.py")
+        if len(labels) == 1:
+            raise InputError(f"{folder}: answers with a score, not with one of several labels; its predictions.tsv has the scores")
         tokenizer = load_tokenizer(folder)
         model = load_model(folder, Classifier, num_labels=len(labels)).eval()
         rows = encode_text(tokenizer, model, Example(text_a, text_b, 0))

@@ -52,7 +52,25 @@ def confusion(predictions, targets):
             int((~predicted & is_there).sum()), int((~predicted & ~is_there).sum()))
 
 
-METRICS = {"cola": (matthews,), "mnli": (accuracy,), "mrpc": (f1, accuracy), "sst2": (accuracy,), "imdb": (accuracy,)}
+def pearson(predictions, targets):
+    """The linear correlation, -1 to 1; 0 if either is constant."""
+    x, y = (np.asarray(values, float) - np.mean(values, dtype=float) for values in (predictions, targets))
+    norms = sqrt((x @ x) * (y @ y))
+    return float(x @ y) / norms if norms else 0.0
+
+
+def spearman(predictions, targets):
+    """The linear correlation of the ranks, equal values sharing the mean of theirs; 0 if either is constant."""
+    return pearson(ranks(predictions), ranks(targets))
+
+
+def ranks(values):
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[places]
+
+
+METRICS = {"cola": (matthews,), "mnli": (accuracy,), "mrpc": (f1, accuracy), "qnli": (accuracy,), "qqp": (f1, accuracy), "rte": (accuracy,),
+           "sst2": (accuracy,), "stsb": (pearson, spearman), "wnli": (accuracy,), "imdb": (accuracy,)}
 
 
 def score(task, sets):
@@ -82,7 +100,7 @@ def train(args, model, rows, labels, pad, device, run):
             seed_torch(DROPOUT, args.seed, step)
             with autocast(device, args.precision):
                 logits = model(*inputs)
-            loss = F.cross_entropy(logits.float(), targets)
+            loss = task_loss(logits.float(), targets)
             loss.backward()
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, steps, args.lr, warmup=0.1)
@@ -102,10 +120,15 @@ def train(args, model, rows, labels, pad, device, run):
                 run.save(step + 1, model, optimizer)
 
 
+def task_loss(logits, targets):
+    """logits: (batch, classes) with class numbers as targets, (batch,); or (batch, 1) with scores, a regression."""
+    return F.mse_loss(logits.squeeze(1), targets) if targets.is_floating_point() else F.cross_entropy(logits, targets)
+
+
 @torch.inference_mode()
 def predict(model, rows, pad, device, precision, batch_size=64):
-    """The class number of every row, (rows,)."""
-    predictions, logits = np.zeros(len(rows), dtype=int), []
+    """The class number of every row, (rows,); its score, if the model has one output."""
+    logits = []
     order = sorted_batches(rows, batch_size)
     for batch in ahead((collate([rows[i] for i in batch], pad) for batch in order), pin=device.type == "cuda"):
         with autocast(device, precision):
@@ -113,8 +136,8 @@ def predict(model, rows, pad, device, precision, batch_size=64):
     logits = torch.cat(logits)
     if not logits.isfinite().all():  # the last step, which no loss was taken of, ruined the weights
         raise InputError("the trained model's logits are not finite numbers; lower --lr")
-    predictions[np.concatenate(order)] = logits.argmax(-1).cpu().numpy()
-    return predictions
+    answers = (logits[:, 0].double() if logits.shape[1] == 1 else logits.argmax(-1)).cpu().numpy()
+    return answers[np.argsort(np.concatenate(order))]
 
 
 def read_arguments(arguments):
@@ -156,7 +179,7 @@ def load_data(args):
     if args.train_rows:
         train = [train[i] for i in np.random.default_rng(1).permutation(len(train))[:args.train_rows]]
     if len({example.label for example in train}) < 2:
-        raise InputError(f"{args.data_dir}: the training rows of {args.task} are all of one class; nothing can be learnt")
+        raise InputError(f"{args.data_dir}: the training rows of {args.task} all have the same label; nothing can be learnt")
     return train, dev
 
 
@@ -170,7 +193,7 @@ def main(arguments):
         device = torch.device(args.device)
         train_set, dev_sets = load_data(args)
         seed_torch(NEW_WEIGHTS, args.seed)
-        names = list(TASKS[args.task].labels.values())
+        names = list((TASKS[args.task].labels or {"score": "score"}).values())
         model = load_model(args.model, Classifier, new=("pooler", "classifier"), num_labels=len(names)).to(device)
         tokenizer = load_tokenizer(args.model)
         if args.max_length > model.config.max_position_embeddings:
@@ -190,10 +213,11 @@ def main(arguments):
                    for name, pair in sets.items()}
         results = {"task": args.task, "data": task_title(args.task, args.data_dir), "seed": args.seed,
                    "score": score(args.task, sets), "train_rows": len(rows), "sets": figures}
-        model.config = replace(model.config, id2label=dict(enumerate(names)))
+        regression = TASKS[args.task].labels is None
+        model.config = replace(model.config, id2label=dict(enumerate(names)), problem_type="regression" if regression else None)
         save_model(model, tokenizer, args.out_dir)
         write_file(Path(args.out_dir) / "predictions.tsv", "set\tindex\tprediction\tlabel\n" + "".join(
-            f"{name}\t{index}\t{names[prediction]}\t{names[target]}\n"
+            "\t".join(map(str, (name, index, *((prediction, target) if regression else (names[prediction], names[target]))))) + "\n"
             for name, pair in sets.items() for index, (prediction, target) in enumerate(zip(*pair))))
         write_json(Path(args.out_dir) / "results.json", results)
         run.finish(results=results)

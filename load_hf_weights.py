@@ -7,6 +7,7 @@ Read next: pretrain.py.
 import dataclasses
 import json
 import os
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -149,8 +150,10 @@ def read_torch_file(path):
                     raise ValueError("its records are compressed, which torch.save never does")
                 if damaged := archive.testzip():
                     raise ValueError(f"its record {damaged} is damaged")
-        # weights_only: it is a pickle, and a pickle may hold code
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what follows is tensors or an error: no third
+            # weights_only: it is a pickle, and a pickle may hold code
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # a pickle can make torch raise anything

@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from scipy.sparse import hstack
 from scipy.stats import t as student_t
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 
 from checkpoint import set_aside
 from data import TASKS, read_dev, read_train, task_files
@@ -27,7 +27,8 @@ PAPER_TABLE_4 = {"no_ce": -2.96, "no_cos": -1.46, "no_mlm": -0.31, "random_init"
 COLOURS = {"full": "#000000", "no_cos": "#0072B2", "no_ce": "#D55E00", "no_mlm": "#009E73",
            "random_init": "#CC79A7"}  # Okabe and Ito 2008: told apart by the colour-blind too
 MORE_COLOURS = ("#E69F00", "#56B4E9", "#F0E442", "#999999")  # of variants that are not the paper's
-METRIC_TITLES = {"accuracy": "accuracy", "f1": "F1", "matthews": "Matthews correlation"}
+METRIC_TITLES = {"accuracy": "accuracy", "f1": "F1", "matthews": "Matthews correlation", "pearson": "Pearson's correlation",
+                 "spearman": "Spearman's"}
 
 
 # ---- From folders to numbers ----
@@ -52,11 +53,12 @@ def folder_before(folder):
 
 def read_predictions(path, task):
     """{name of the set: (predictions, targets)} from predictions.tsv."""
-    classes = {name: number for number, name in enumerate(TASKS[task].labels.values())}
+    labels = TASKS[task].labels
+    read = float if labels is None else list(labels.values()).index
     sets = {}
     for line in path.read_text(encoding="utf-8").splitlines()[1:]:
         name, _, prediction, target = line.split("\t")
-        sets.setdefault(name, []).append((classes[prediction], classes[target]))
+        sets.setdefault(name, []).append((read(prediction), read(target)))
     return {name: tuple(np.array(pairs).T) for name, pairs in sets.items()}
 
 
@@ -103,7 +105,8 @@ def measure_floors(out_dir, data_dir, tasks):
             continue
         train, dev = read_train(task, data_dir), read_dev(task, data_dir)
         targets = np.array([example.label for example in train])
-        majority = np.bincount(targets).argmax()
+        regression = TASKS[task].labels is None
+        majority = targets.mean() if regression else np.bincount(targets).argmax()  # what to say without reading the text
         # Each sentence of a pair has features of its own: the words of one, and the words of the other.
         sides = ["text_a", "text_b"] if train[0].text_b is not None else ["text_a"]
         vectorizers = {side: TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2)).fit([getattr(e, side) for e in train])
@@ -111,11 +114,11 @@ def measure_floors(out_dir, data_dir, tasks):
 
         def features(examples):
             return hstack([vectorizers[side].transform([getattr(e, side) for e in examples]) for side in sides]).tocsr()
-        model = LogisticRegression(max_iter=1000).fit(features(train), targets)
+        model = (Ridge() if regression else LogisticRegression(max_iter=1000)).fit(features(train), targets)
         truth = {name: np.array([example.label for example in examples]) for name, examples in dev.items()}
         floors[task] = {
             "made_of": made_of,
-            "majority": score(task, {name: (np.full_like(labels, majority), labels) for name, labels in truth.items()}),
+            "majority": score(task, {name: (np.full(len(labels), majority), labels) for name, labels in truth.items()}),
             "TF-IDF": score(task, {name: (model.predict(features(dev[name])), labels) for name, labels in truth.items()})}
         write_json(path, floors)
     return floors

@@ -37,7 +37,7 @@ def write_task_files(folder, rng, rows=64):
     def pair(i):
         first = sentence(rng)
         return first, first if i % 2 else sentence(rng)
-    for name in ("CoLA", "MNLI", "MRPC", "SST-2"):
+    for name in ("CoLA", "MNLI", "MRPC", "QNLI", "QQP", "RTE", "SST-2", "STS-B", "WNLI"):
         (folder / "glue_data" / name).mkdir(parents=True)
     glue = folder / "glue_data"
     for split in ("train", "dev"):
@@ -45,6 +45,12 @@ def write_task_files(folder, rng, rows=64):
         (glue / "SST-2" / f"{split}.tsv").write_text("sentence\tlabel\n" + "".join(f"{labelled(i)} \t{i % 2}\n" for i in range(rows)))
         (glue / "MRPC" / f"{split}.tsv").write_text("\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n" + "".join(
             f"{i % 2}\t{i}\t{i}\t" + "\t".join(pair(i)) + "\n" for i in range(rows)), encoding="utf-8")
+        for name, columns, labels in (
+                ("QNLI", "index question sentence label", ("not_entailment", "entailment")), ("QQP", "id qid1 qid2 question1 question2 is_duplicate", "01"),
+                ("RTE", "index sentence1 sentence2 label", ("not_entailment", "entailment")), ("WNLI", "index sentence1 sentence2 label", "01"),
+                ("STS-B", "index genre filename year old_index source1 source2 sentence1 sentence2 score", ("0.500", "4.75"))):
+            (glue / name / f"{split}.tsv").write_text(columns.replace(" ", "\t") + "\n" + "".join(
+                "\t".join([*["x"] * (columns.count(" ") - 2), *pair(i), labels[i % 2]]) + "\n" for i in range(rows)))
     for name in ("train", "dev_matched", "dev_mismatched"):
         labels = [] if name == "train" else [f"label{k}" for k in range(2, 6)]
         (glue / "MNLI" / f"{name}.tsv").write_text(

@@ -259,11 +259,14 @@ def test_the_sentence_tells_effects_from_noise(seeds, over):
 
 
 def test_several_seeds(world, tmp_path):
-    ablation.main(arguments(world, tmp_path, "--seeds", 2, "--tasks", "mrpc", "--variants", "full,no_mlm"))
+    ablation.main(arguments(world, tmp_path, "--seeds", 2, "--tasks", "mrpc,stsb", "--variants", "full,no_mlm"))
     summary = json.loads((tmp_path / "results.json").read_text())
     scores = [json.loads((tmp_path / "no_mlm" / f"seed{k}" / "mrpc" / "results.json").read_text())["score"] for k in (0, 1)]
     assert summary["scores"]["no MLM loss"]["mrpc"] == pytest.approx({"mean": np.mean(scores), "sd": np.std(scores, ddof=1)})
     text = (tmp_path / "report.md").read_text()
+    scores = [json.loads((tmp_path / "no_mlm" / f"seed{k}" / "stsb" / "results.json").read_text())["score"] for k in (0, 1)]
+    assert summary["scores"]["no MLM loss"]["stsb"]["mean"] == pytest.approx(np.mean(scores)) and summary["scores"]["(majority)"]["stsb"]["mean"] == 0
+    assert "STS-B: Pearson's correlation and Spearman's" in text
     assert "paired t interval over n = 2 seeds" in text and re.search(r"\| full \(baseline\) \| \d+\.\d ± \d+\.\d ", text)
     first, second = (load_model(tmp_path / "full" / f"seed{k}").bert.layers[0].qkv.weight for k in (0, 1))
     assert not first.equal(second)

@@ -166,10 +166,11 @@ def test_every_layout_is_read(world, task):
     train, dev = read_train(task, world / "data"), read_dev(task, world / "data")
     assert len(train) == (32 if task == "imdb" else 64)
     assert list(dev) == {"mnli": ["dev_matched", "dev_mismatched"], "imdb": ["test"]}.get(task, ["dev"])
-    assert {example.label for example in train} == set(range(len(TASKS[task].labels)))
+    assert {example.label for example in train} == ({0.5, 4.75} if task == "stsb" else set(range(len(TASKS[task].labels))))
     assert (train[0].text_b is None) == (task in ("cola", "sst2", "imdb"))
-    if task == "mrpc":
-        assert all((example.text_a == example.text_b) == example.label for example in train)
+    equal = {"mrpc": 1, "qnli": 0, "qqp": 1, "rte": 0, "stsb": 4.75, "wnli": 1}  # the label of a pair of equal sentences
+    if task in equal:
+        assert all((example.text_a == example.text_b) == (example.label == equal[task]) for example in train)
     if task == "imdb":
         assert "<br" not in train[0].text_a and any(word in train[0].text_a for word in ("bad", "poor", "awful", "dull"))
     if task == "mnli":  # neutral is the first row's

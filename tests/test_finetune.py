@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import scipy.stats
 import sklearn.metrics
 import torch
 import transformers
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 import finetune
 from conftest import TINY
 from data import collate, encode, read_dev
-from finetune import accuracy, f1, matthews, predict, score
+from finetune import accuracy, f1, matthews, pearson, predict, score, spearman
 from load_hf_weights import load_model
 from model import Classifier
 from run import InputError
@@ -40,6 +41,30 @@ def test_metrics_against_scikit_learn(pair):
         assert matthews(predictions, targets) == pytest.approx(sklearn.metrics.matthews_corrcoef(targets, predictions), abs=1e-12)
 
 
+@pytest.mark.parametrize("pair", [(RANDOM.normal(size=300), RANDOM.normal(size=300)), (np.arange(9.0), np.arange(9.0) ** 3), (np.arange(5.0), -np.arange(5.0)),
+                                  (RANDOM.integers(0, 6, 300) / 2, RANDOM.integers(0, 6, 300)), (1e8 + RANDOM.normal(size=50), RANDOM.normal(size=50))])
+def test_correlations_against_scipy(pair):
+    predictions, targets = pair
+    assert pearson(predictions, targets) == pytest.approx(scipy.stats.pearsonr(predictions, targets)[0], abs=1e-9)
+    assert spearman(predictions, targets) == pytest.approx(scipy.stats.spearmanr(predictions, targets)[0], abs=1e-12)
+    assert pearson(np.ones(5), np.arange(5)) == spearman(np.ones(5), np.arange(5)) == 0
+
+
+def test_a_regression_is_learnt_and_opened_by_transformers(tune, tokenizer, world, tmp_path):
+    results = tune("run", "stsb", "--epochs", 20, "--lr", "3e-3")
+    lines = [line.split("\t") for line in (tmp_path / "run" / "predictions.tsv").read_text().splitlines()[1:]]
+    predictions, targets = np.array([[float(line[2]), float(line[3])] for line in lines]).T
+    assert results["score"] == pytest.approx(50 * (scipy.stats.pearsonr(predictions, targets)[0] + scipy.stats.spearmanr(predictions, targets)[0]))
+    assert set(targets) == {0.5, 4.75} and 0 < predictions.mean() < 5
+    logged = [json.loads(line)["loss"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert logged[-1] < 0.75 * logged[0]
+    reference = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "run").eval()
+    rows = encode(read_dev("stsb", world / "data")["dev"][:9], tokenizer, 32)
+    with torch.no_grad():
+        theirs = reference(**dict(zip(("input_ids", "attention_mask", "token_type_ids"), collate(rows, 0)))).logits[:, 0]
+    assert theirs.numpy() == pytest.approx(predictions[:9], abs=1e-4) and reference.config.problem_type == "regression"
+
+
 def test_scores_are_means_as_gluess_leaderboard_forms_them():
     predictions, targets = PAIRS["random"]
     assert score("mrpc", {"dev": (predictions, targets)}) == pytest.approx(50 * (f1(predictions, targets) + accuracy(predictions, targets)))
@@ -59,7 +84,8 @@ def tune(world, tmp_path):
 
 @pytest.mark.parametrize("task, sets, metrics", [
     ("cola", ["dev"], ["matthews"]), ("sst2", ["dev"], ["accuracy"]), ("imdb", ["test"], ["accuracy"]),
-    ("mnli", ["dev_matched", "dev_mismatched"], ["accuracy"]), ("mrpc", ["dev"], ["f1", "accuracy"])])
+    ("mnli", ["dev_matched", "dev_mismatched"], ["accuracy"]), ("mrpc", ["dev"], ["f1", "accuracy"]), ("qnli", ["dev"], ["accuracy"]),
+    ("qqp", ["dev"], ["f1", "accuracy"]), ("rte", ["dev"], ["accuracy"]), ("stsb", ["dev"], ["pearson", "spearman"]), ("wnli", ["dev"], ["accuracy"])])
 def test_every_task_runs_and_leaves_its_results(tune, tmp_path, task, sets, metrics):
     results = tune("run", task, "--epochs", 1)
     assert results == json.loads((tmp_path / "run" / "results.json").read_text())
@@ -156,7 +182,7 @@ def test_a_finished_run_is_kept_and_another_one_refused(tune, capsys):
     (["--lr", "0"], "--lr: 0 is not a number above 0"),
     (["--max_length", "4"], "--max_length: 4 is not a number at least 5"),
     (["--max_length", "65"], "--max_length 65: .*teacher has 64 positions"),
-    (["--train_rows", "1"], "all of one class"),
+    (["--train_rows", "1"], "all have the same label"),
 ])
 def test_wrong_arguments_end_in_one_line_and_status_2(world, tmp_path, monkeypatch, refused, more, message):
     monkeypatch.chdir(tmp_path)
