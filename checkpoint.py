@@ -58,6 +58,8 @@ def finished_run(args, made_of, reads=()):
     reasons = outdated(args, made_of)
     if reasons == []:
         print(f"{out_dir}: done before", flush=True)
+        with contextlib.suppress(OSError):  # there, if the run was killed between its last two breaths
+            (out_dir / "checkpoint.pt").unlink()
         return read_json(out_dir / "run.json")
     if reasons and not args.overwrite:
         raise InputError(another_run(out_dir, reasons))
@@ -133,7 +135,8 @@ def find_run(folder, log, args, made_of):
         reasons = differences(checkpoint, args, made_of)
         # Edited code goes on, marked as mixed, if that was asked for by typing the command again; an experiment starts anew.
         return checkpoint, [] if reasons == [OTHER_CODE] and not args.overwrite else reasons
-    if reasons is None and os.fstat(log.fileno()).st_size == 0 and any(folder.glob("*.safetensors")) | any(folder.glob("*.bin")):
+    models = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
+    if reasons is None and models and os.fstat(log.fileno()).st_size == 0:
         raise InputError(f"{folder}: holds a model that no run made; choose another --out_dir")
     return None, reasons
 
