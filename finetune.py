@@ -2,6 +2,9 @@
 
     python finetune.py --model FOLDER --task cola --data_dir FOLDER --out_dir FOLDER
 
+With --teacher FOLDER, a model fine-tuned on the same task, its logits are learnt from too: a second step of distillation
+(Sanh et al. 2019, section 3, and the (D) of its Table 2).
+
 Devlin et al. 2018 (arXiv:1810.04805), section 4.1; GLUE: Wang et al. 2018 (arXiv:1804.07461). Read next: ablation.py.
 """
 import itertools
@@ -18,11 +21,13 @@ from tqdm import tqdm
 from checkpoint import begin, finished_run
 from data import TASKS, ahead, collate, encode, read_dev, read_train, shuffled_batches, sorted_batches, task_files, task_title
 from load_hf_weights import load_model, load_tokenizer, model_files, save_model
+from losses import distillation_loss
 from model import Classifier
 from run import (DROPOUT, NEW_WEIGHTS, InputError, Parser, add_common_arguments, autocast, code_digest, command_line, files_digest,
                  learning_rate, number, one_of, resolve, seed_torch, write_file, write_json)
 
 CODE = ("run.py", "model.py", "data.py", "load_hf_weights.py", "checkpoint.py", "finetune.py")  # what a fine-tuned model depends on
+OTHER_LOSSES = ("mlm_loss", "cosine_loss", "TERMS", "WEIGHTS", "sum_over_chunks", "SumOverChunks")  # and does not depend on
 
 
 # ---- Metrics: (predictions, targets), equally long arrays of class numbers -> float ----
@@ -82,9 +87,9 @@ def score(task, sets):
 
 # ---- The loop ----
 
-def train(args, model, rows, labels, pad, device, run):
+def train(args, model, rows, labels, pad, device, run, teacher=None):
     """args.epochs times over the rows: AdamW, no weight decay, 10 % warm-up, then linear decay; from the first step or from the
-    run's checkpoint on. Raises InputError if the loss stops being a number."""
+    run's checkpoint on. teacher: a Classifier of the same task. Raises InputError if the loss stops being a number."""
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0, fused=True)
     steps_per_epoch = -(-len(rows) // args.batch_size)
     steps = steps_per_epoch * args.epochs
@@ -101,6 +106,12 @@ def train(args, model, rows, labels, pad, device, run):
             with autocast(device, args.precision):
                 logits = model(*inputs)
             loss = task_loss(logits.float(), targets)
+            terms = {"loss": loss}
+            if teacher:
+                with torch.no_grad(), autocast(device, args.precision):
+                    teacher_logits = teacher(*inputs)
+                terms["ce"] = distillation_loss(logits.float(), teacher_logits.float(), args.temperature)
+                loss = (1 - args.alpha_ce) * loss + args.alpha_ce * terms["ce"]
             loss.backward()
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, steps, args.lr, warmup=0.1)
@@ -108,14 +119,15 @@ def train(args, model, rows, labels, pad, device, run):
             optimizer.step()
             optimizer.zero_grad()
 
-            recent.append({"loss": loss.detach()})  # it stays on the device, and is waited for only here:
+            recent.append({name: term.detach() for name, term in terms.items()})  # waited for only here:
             must_log, must_save = step % args.log_every == 0 or step == steps - 1, run.must_save(step + 1)
             if must_log or must_save:
                 run.check_losses(recent, step)
                 recent.clear()
             if must_log:
-                run.log.write(step=step, epoch=step // steps_per_epoch, lr=optimizer.param_groups[0]["lr"], loss=loss.item())
-                progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+                figures = {name: term.item() for name, term in terms.items()}
+                run.log.write(step=step, epoch=step // steps_per_epoch, lr=optimizer.param_groups[0]["lr"], **figures)
+                progress.set_postfix({name: f"{value:.3f}" for name, value in figures.items()}, refresh=False)
             if must_save:
                 run.save(step + 1, model, optimizer)
 
@@ -153,18 +165,41 @@ def read_arguments(arguments):
     parser.add_argument("--attention_dropout", type=number(float, 0, 1),
                         help="default: as config.json says. 0 lets the fused attention of a CPU run, faster on long texts")
     parser.add_argument("--train_rows", type=number(int, 1), help="train on so many rows only, drawn at random")
+    parser.add_argument("--teacher", help="folder of a model fine-tuned on the same task, to learn from its logits too")
+    parser.add_argument("--alpha_ce", type=number(float, 0, 1), help="with --teacher: the share of its loss; default 0.5")
+    parser.add_argument("--temperature", type=number(float, 0, open_low=True), help="with --teacher; default 2")
     parser.add_argument("--tune", action="store_true", help="for choosing settings: leave a tenth of the training rows out, "
                         "score on it, and never open the dev set")
     add_common_arguments(parser)
     args = resolve(parser.parse_args(arguments))
     args.max_length = args.max_length or TASKS[args.task].max_length
+    if args.teacher:
+        if TASKS[args.task].labels is None:
+            raise InputError(f"--teacher: {args.task} is a regression; one score is no distribution to be distilled")
+        args.alpha_ce, args.temperature = 0.5 if args.alpha_ce is None else args.alpha_ce, args.temperature or 2.0
+    elif args.alpha_ce is not None or args.temperature is not None:
+        raise InputError("--alpha_ce and --temperature go with --teacher")
     return args
 
 
 def made_of(args):
     """What the run depends on, besides its arguments: {what: digest}."""
-    return {"code": code_digest(CODE), "model": files_digest(model_files(args.model)),
-            "data_dir": files_digest(task_files(args.task, args.data_dir, train_only=args.tune))}
+    parts = {"code": code_digest(CODE), "model": files_digest(model_files(args.model)),
+             "data_dir": files_digest(task_files(args.task, args.data_dir, train_only=args.tune))}
+    if args.teacher:
+        parts |= {"teacher": files_digest(model_files(args.teacher)), "formula": code_digest(("losses.py",), without=OTHER_LOSSES)}
+    return parts
+
+
+def load_teacher(folder, names, tokenizer):
+    """A Classifier that answers with these labels, in this order, and reads this tokenizer's tokens. Raises InputError."""
+    teacher = load_model(folder, Classifier).requires_grad_(False)
+    labels = teacher.config.id2label or {}
+    if [labels.get(key) for key in sorted(labels, key=int)] != names:
+        raise InputError(f"--teacher {folder}: answers with {', '.join(labels.values()) or 'nameless classes'}, not with {', '.join(names)}")
+    if load_tokenizer(folder).get_vocab() != tokenizer.get_vocab():
+        raise InputError(f"--teacher {folder}: has another vocabulary than the model")
+    return teacher
 
 
 def load_data(args):
@@ -187,7 +222,7 @@ def main(arguments):
     """Run one fine-tuning, unless --out_dir holds it already. Returns its results, what results.json holds."""
     args = read_arguments(arguments)
     sources = made_of(args)
-    if record := finished_run(args, sources, reads=(args.model,)):
+    if record := finished_run(args, sources, reads=(args.model, args.teacher)):
         return record["results"]
     with begin(args, sources) as run:
         device = torch.device(args.device)
@@ -198,13 +233,14 @@ def main(arguments):
         tokenizer = load_tokenizer(args.model)
         if args.max_length > model.config.max_position_embeddings:
             raise InputError(f"--max_length {args.max_length}: {args.model} has {model.config.max_position_embeddings} positions")
+        teacher = load_teacher(args.teacher, names, tokenizer).to(device) if args.teacher else None
         if args.attention_dropout is not None:
             for layer in model.bert.layers:
                 layer.attention_dropout = args.attention_dropout
         pad = model.config.pad_token_id
 
         rows, labels = encode(train_set, tokenizer, args.max_length), [example.label for example in train_set]
-        train(args, model, rows, labels, pad, device, run)
+        train(args, model, rows, labels, pad, device, run, teacher)
 
         model.eval()
         sets = {name: (predict(model, encode(examples, tokenizer, args.max_length), pad, device, args.precision),

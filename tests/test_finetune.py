@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 import sklearn.metrics
 import torch
@@ -12,12 +13,12 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import finetune
-from conftest import TINY
-from data import collate, encode, read_dev
+from conftest import TINY, no_dropout
+from data import collate, encode, read_dev, read_train, shuffled_batches
 from finetune import accuracy, f1, matthews, pearson, predict, score, spearman
 from load_hf_weights import load_model
 from model import Classifier
-from run import InputError
+from run import NEW_WEIGHTS, InputError, seed_torch
 
 RANDOM = np.random.default_rng(0)
 PAIRS = {
@@ -155,6 +156,35 @@ def test_the_pooler_starts_new_for_the_teacher_too(world, tokenizer, tmp_path):
     assert torch.equal(load_model(tmp_path / "with", Classifier, new=("classifier",)).pooler.dense.bias, torch.ones(32))
 
 
+def test_the_second_distillation_learns_from_the_teachers_logits(tune, world, tokenizer, tmp_path):
+    """Both terms of the first steps against transformers' logits, in numpy."""
+    plain = no_dropout(world, tmp_path / "plain")
+    tune("teacher", "sst2", "--epochs", 15, "--lr", "3e-3", "--model", plain)
+    more = ("--model", plain, "--epochs", 1, "--teacher", tmp_path / "teacher", "--temperature", 3, "--alpha_ce", 0.25, "--log_every", 1)
+    tune("student", "sst2", *more)
+    logged = json.loads((tmp_path / "student" / "log.jsonl").read_text().splitlines()[0])
+    train = read_train("sst2", world / "data")
+    first = shuffled_batches(encode(train, tokenizer, 32), 8, 0, 0)[0]
+    inputs = dict(zip(("input_ids", "attention_mask", "token_type_ids"), collate([encode([train[i]], tokenizer, 32)[0] for i in first], 0)))
+    seed_torch(NEW_WEIGHTS, 0)
+    student = load_model(plain, Classifier, new=("pooler", "classifier"), num_labels=2)
+    teacher = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "teacher").eval()
+    with torch.no_grad():
+        s, t = student(*inputs.values()).double().numpy(), teacher(**inputs).logits.double().numpy()
+    soft_s, soft_t = scipy.special.log_softmax(s / 3, axis=1), scipy.special.log_softmax(t / 3, axis=1)
+    assert logged["ce"] == pytest.approx(9 * np.mean((np.exp(soft_t) * (soft_t - soft_s)).sum(1)), rel=1e-3)
+    labels = [train[i].label for i in first]
+    assert logged["loss"] == pytest.approx(-scipy.special.log_softmax(s, axis=1)[range(8), labels].mean(), rel=1e-3)
+    tune("alone", "sst2", *more[:4], "--log_every", 1)
+    hard = [json.loads(line) for line in (tmp_path / "alone" / "log.jsonl").read_text().splitlines()]
+    assert hard[0]["loss"] == logged["loss"] and "ce" not in hard[0]
+    tune("zero", "sst2", *more, "--alpha_ce", 0)  # the teacher's loss is shown, and has no weight
+    assert (tmp_path / "zero" / "model.safetensors").read_bytes() == (tmp_path / "alone" / "model.safetensors").read_bytes()
+    assert (tmp_path / "student" / "model.safetensors").read_bytes() != (tmp_path / "alone" / "model.safetensors").read_bytes()
+    with pytest.raises(InputError, match="teacher: answers with negative, positive, not with not_equivalent, equivalent"):
+        tune("other", "mrpc", "--teacher", tmp_path / "teacher")
+
+
 def test_train_rows_are_drawn_from_all_classes(tune):
     assert tune("run", "imdb", "--epochs", 1, "--train_rows", 16)["train_rows"] == 16  # its files: all of one class, then the other
 
@@ -179,6 +209,9 @@ def test_a_finished_run_is_kept_and_another_one_refused(tune, capsys):
     (["--task", "colla"], "--task: unknown task .colla.; did you mean cola"),
     (["--out_dir", "TEACHER"], "--out_dir .*teacher is the folder of the model that is read"),
     (["--epochs", "0"], "--epochs: 0 is not a number at least 1"),
+    (["--alpha_ce", "0.5"], "--alpha_ce and --temperature go with --teacher"),
+    (["--task", "stsb", "--teacher", "x"], "--teacher: stsb is a regression"),
+    (["--teacher", "x"], "x/config.json: no such file"),
     (["--lr", "0"], "--lr: 0 is not a number above 0"),
     (["--max_length", "4"], "--max_length: 4 is not a number at least 5"),
     (["--max_length", "65"], "--max_length 65: .*teacher has 64 positions"),
