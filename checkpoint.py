@@ -20,7 +20,7 @@ from load_hf_weights import read_torch_file
 from run import InputError, Interrupted, hold, read_json, write_all, write_json, written_whole
 
 # Arguments that do not change what a run computes.
-ELSEWHERE = ("out_dir", "cache_dir", "log_every", "overwrite", "checkpoint_steps", "checkpoint_minutes")
+ELSEWHERE = ("out_dir", "cache_dir", "log_every", "overwrite", "checkpoint_steps", "checkpoint_minutes", "predict")
 OTHER_CODE = "the code has changed"
 
 

@@ -218,7 +218,8 @@ class Task:
     label: str | int
     labels: dict | None  # a label as the file writes it -> its name; the class number is its place (Hugging Face's order).
                          # None: a score from 0 to 5
-    dev: tuple = ("dev.tsv",)  # the labelled files that are not for training
+    dev: tuple = ("dev.tsv",)    # the labelled files that are not for training
+    test: tuple = ("test.tsv",)  # those without labels, whose answers GLUE's server knows
     max_length: int = 128
 
 
@@ -226,7 +227,8 @@ NLI = {"entailment": "entailment", "neutral": "neutral", "contradiction": "contr
 ENTAILMENT = {"entailment": "entailment", "not_entailment": "not_entailment"}
 TASKS = {
     "cola": Task("CoLA", "CoLA", (3,), 1, {"0": "unacceptable", "1": "acceptable"}),
-    "mnli": Task("MNLI", "MNLI", ("sentence1", "sentence2"), "gold_label", NLI, ("dev_matched.tsv", "dev_mismatched.tsv")),
+    "mnli": Task("MNLI", "MNLI", ("sentence1", "sentence2"), "gold_label", NLI,
+                 ("dev_matched.tsv", "dev_mismatched.tsv"), ("test_matched.tsv", "test_mismatched.tsv")),
     "mrpc": Task("MRPC", "MRPC", ("#1 String", "#2 String"), "Quality", {"0": "not_equivalent", "1": "equivalent"}),
     "qnli": Task("QNLI", "QNLI", ("question", "sentence"), "label", ENTAILMENT),
     "qqp": Task("QQP", "QQP", ("question1", "question2"), "is_duplicate", {"0": "not_duplicate", "1": "duplicate"}),
@@ -234,7 +236,7 @@ TASKS = {
     "sst2": Task("SST-2", "SST-2", ("sentence",), "label", {"0": "negative", "1": "positive"}),
     "stsb": Task("STS-B", "STS-B", ("sentence1", "sentence2"), "score", None),
     "wnli": Task("WNLI", "WNLI", ("sentence1", "sentence2"), "label", {"0": "not_entailment", "1": "entailment"}),
-    "imdb": Task("IMDb", "aclImdb", (), "", {"neg": "negative", "pos": "positive"}, max_length=256),
+    "imdb": Task("IMDb", "aclImdb", (), "", {"neg": "negative", "pos": "positive"}, test=(), max_length=256),
 }
 
 
@@ -290,32 +292,48 @@ def read_dev(task, data_dir):
 
 
 def read_tsv(path, task):
-    """The Examples of one of GLUE's files, a row a line; tabs separate, quotes are mere characters. Raises InputError."""
-    with open_text(path, newline="") as file:  # only \n ends a row: other separators may stand in the text
-        rows = [line.removesuffix("\r").split("\t") for line in file.read().split("\n")]
-    if rows[-1] == [""]:
-        rows.pop()  # the file's last line ends, as lines do
-    columns, first = [*task.text, task.label], 0
-    if isinstance(task.label, str):
-        header, first = rows[0] if rows else [], 1
-        for column in columns:
-            if column not in header:
-                raise InputError(f"{path}: line 1 has no column {column!r}; it has {', '.join(header)}")
-        columns = [header.index(column) for column in columns]
+    """The Examples of one of GLUE's labelled files. Raises InputError."""
     examples = []
-    for number, row in enumerate(rows[first:], first + 1):
-        if len(row) <= max(columns):
-            raise InputError(f"{path}: line {number} has {len(row)} columns; {max(columns) + 1} are needed")
-        *texts, label = (row[column] for column in columns)
+    for number, (*texts, label) in read_columns(path, (*task.text, task.label)):
         try:
             label = list(task.labels).index(label) if task.labels else score(label)
         except ValueError:
             wrong = f"label {label!r}; known are {', '.join(task.labels)}" if task.labels else f"score {label!r}, no number from 0 to 5"
             raise InputError(f"{path}: line {number} has the {wrong}") from None
         examples.append(Example(texts[0], texts[1] if len(texts) == 2 else None, label))
-    if not examples:
-        raise InputError(f"{path}: no rows in it")
     return examples
+
+
+def read_test(task, data_dir):
+    """{name of the file: [(index, Example without a label)]} of GLUE's test files. They have a header, CoLA's too; the index stands
+    first. Raises InputError."""
+    if not TASKS[task].test:
+        raise InputError(f"{task} has no test set without labels, whose answers could be sent to GLUE's server")
+    text = [column if isinstance(column, str) else "sentence" for column in TASKS[task].text]
+    return {name: [(index, Example(texts[0], texts[1] if len(texts) == 2 else None, 0))
+                   for _, (index, *texts) in read_columns(task_folder(task, data_dir) / name, (0, *text))] for name in TASKS[task].test}
+
+
+def read_columns(path, columns):
+    """[(line number, the texts of these columns)], a row a line; tabs separate, quotes are mere characters. A column is named as in
+    the header, or by its number; without a name among them there is no header. Raises InputError."""
+    with open_text(path, newline="") as file:  # only \n ends a row: other separators may stand in the text
+        rows = [line.removesuffix("\r").split("\t") for line in file.read().split("\n")]
+    if rows[-1] == [""]:
+        rows.pop()  # the file's last line ends, as lines do
+    first = int(any(isinstance(column, str) for column in columns))
+    header = rows[0] if rows and first else []
+    if absent := [column for column in columns if isinstance(column, str) and column not in header]:
+        raise InputError(f"{path}: line 1 has no column {absent[0]!r}; it has {', '.join(header)}")
+    columns = [header.index(column) if isinstance(column, str) else column for column in columns]
+    found = []
+    for number, row in enumerate(rows[first:], first + 1):
+        if len(row) <= max(columns):
+            raise InputError(f"{path}: line {number} has {len(row)} columns; {max(columns) + 1} are needed")
+        found.append((number, [row[column] for column in columns]))
+    if not found:
+        raise InputError(f"{path}: no rows in it")
+    return found
 
 
 def score(text):

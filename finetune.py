@@ -19,7 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 from checkpoint import begin, finished_run
-from data import TASKS, ahead, collate, encode, read_dev, read_train, shuffled_batches, sorted_batches, task_files, task_title
+from data import TASKS, ahead, collate, encode, read_dev, read_test, read_train, shuffled_batches, sorted_batches, task_files, task_title
 from load_hf_weights import load_model, load_tokenizer, model_files, save_model
 from losses import distillation_loss
 from model import Classifier
@@ -170,6 +170,7 @@ def read_arguments(arguments):
     parser.add_argument("--temperature", type=number(float, 0, open_low=True), help="with --teacher; default 2")
     parser.add_argument("--tune", action="store_true", help="for choosing settings: leave a tenth of the training rows out, "
                         "score on it, and never open the dev set")
+    parser.add_argument("--predict", action="store_true", help="answer GLUE's test files too, in its layout: OUT_DIR/submission/*.tsv")
     add_common_arguments(parser)
     args = resolve(parser.parse_args(arguments))
     args.max_length = args.max_length or TASKS[args.task].max_length
@@ -222,8 +223,15 @@ def main(arguments):
     """Run one fine-tuning, unless --out_dir holds it already. Returns its results, what results.json holds."""
     args = read_arguments(arguments)
     sources = made_of(args)
-    if record := finished_run(args, sources, reads=(args.model, args.teacher)):
-        return record["results"]
+    tests = read_test(args.task, args.data_dir) if args.predict else {}
+    record = finished_run(args, sources, reads=(args.model, args.teacher)) or fine_tune(args, sources)
+    for name, rows in tests.items():
+        write_submission(args, name, *zip(*rows))
+    return record["results"]
+
+
+def fine_tune(args, sources):
+    """The run that main was asked for. Returns its record."""
     with begin(args, sources) as run:
         device = torch.device(args.device)
         train_set, dev_sets = load_data(args)
@@ -256,9 +264,22 @@ def main(arguments):
             "\t".join(map(str, (name, index, *((prediction, target) if regression else (names[prediction], names[target]))))) + "\n"
             for name, pair in sets.items() for index, (prediction, target) in enumerate(zip(*pair))))
         write_json(Path(args.out_dir) / "results.json", results)
-        run.finish(results=results)
+        record = run.finish(results=results)
     print(f"{args.out_dir}: {results['data']} {results['score']:.1f} ({results['sets']})")
-    return results
+    return record
+
+
+def write_submission(args, name, indices, examples):
+    """The fine-tuned model's answers to a test file, as GLUE's server wants them: index and prediction, the task's own words for
+    labels, scores within 0 and 5."""
+    task, device, model = TASKS[args.task], torch.device(args.device), load_model(args.out_dir, Classifier)
+    rows = encode(examples, load_tokenizer(args.out_dir), args.max_length)
+    answers = predict(model.to(device), rows, model.config.pad_token_id, device, args.precision)
+    answers = [f"{min(5.0, max(0.0, answer)):.3f}" for answer in answers] if task.labels is None else [list(task.labels)[answer] for answer in answers]
+    path = Path(args.out_dir, "submission", task.title + {"test_matched.tsv": "-m", "test_mismatched.tsv": "-mm"}.get(name, "") + ".tsv")
+    path.parent.mkdir(exist_ok=True)
+    write_file(path, "index\tprediction\n" + "".join(f"{index}\t{answer}\n" for index, answer in zip(indices, answers)))
+    print(f"{path}: {len(answers)} answers")
 
 
 if __name__ == "__main__":

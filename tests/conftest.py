@@ -51,6 +51,14 @@ def write_task_files(folder, rng, rows=64):
                 ("STS-B", "index genre filename year old_index source1 source2 sentence1 sentence2 score", ("0.500", "4.75"))):
             (glue / name / f"{split}.tsv").write_text(columns.replace(" ", "\t") + "\n" + "".join(
                 "\t".join([*["x"] * (columns.count(" ") - 2), *pair(i), labels[i % 2]]) + "\n" for i in range(rows)))
+    for name, columns in {"CoLA/test": "index sentence", "SST-2/test": "index sentence", "MRPC/test": "index #1 ID #2 ID #1 String #2 String",
+                          "MNLI/test_matched": "index sentence1 sentence2", "MNLI/test_mismatched": "index sentence1 sentence2", "QNLI/test": "index question sentence",
+                          "QQP/test": "id question1 question2", "RTE/test": "index sentence1 sentence2", "STS-B/test": "index sentence1 sentence2",
+                          "WNLI/test": "index sentence1 sentence2"}.items():
+        texts, between = 1 if columns == "index sentence" else 2, 2 if "ID" in columns else 0
+        columns = columns.replace(" ID", "_ID").replace(" String", "_String").replace(" ", "\t").replace("_", " ")
+        (glue / f"{name}.tsv").write_text(columns + "\n" + "".join(
+            "\t".join([str(i), *["9"] * between, *pair(i)[:texts]]) + "\n" for i in range(20)))
     for name in ("train", "dev_matched", "dev_mismatched"):
         labels = [] if name == "train" else [f"label{k}" for k in range(2, 6)]
         (glue / "MNLI" / f"{name}.tsv").write_text(

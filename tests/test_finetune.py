@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import finetune
 from conftest import TINY, no_dropout
-from data import collate, encode, read_dev, read_train, shuffled_batches
+from data import Example, collate, encode, read_dev, read_train, shuffled_batches
 from finetune import accuracy, f1, matthews, pearson, predict, score, spearman
 from load_hf_weights import load_model
 from model import Classifier
@@ -185,6 +185,30 @@ def test_the_second_distillation_learns_from_the_teachers_logits(tune, world, to
         tune("other", "mrpc", "--teacher", tmp_path / "teacher")
 
 
+@pytest.mark.parametrize("task, names, words", [
+    ("cola", ["CoLA"], "01"), ("mnli", ["MNLI-m", "MNLI-mm"], ("entailment", "neutral", "contradiction")), ("mrpc", ["MRPC"], "01"),
+    ("qnli", ["QNLI"], ("entailment", "not_entailment")), ("qqp", ["QQP"], "01"), ("rte", ["RTE"], ("entailment", "not_entailment")), ("sst2", ["SST-2"], "01"),
+    ("stsb", ["STS-B"], None), ("wnli", ["WNLI"], "01")])
+def test_glues_test_files_are_answered_in_its_layout(tune, world, tokenizer, tmp_path, task, names, words):
+    """Against transformers' answers to the texts of the lines, read by another road."""
+    results = tune("run", task, "--epochs", 2, "--lr", "3e-3")
+    assert tune("run", task, "--epochs", 2, "--lr", "3e-3", "--predict") == results  # the run is done before
+    assert sorted(path.name for path in (tmp_path / "run" / "submission").iterdir()) == [f"{name}.tsv" for name in names]
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "run").eval()
+    for name in names:
+        file = {"MNLI-m": "MNLI/test_matched", "MNLI-mm": "MNLI/test_mismatched"}.get(name, f"{name}/test")
+        lines = [line.split("\t") for line in (world / "data" / "glue_data" / f"{file}.tsv").read_text().splitlines()[1:]]
+        texts = [Example(line[-1], None, 0) if task in ("cola", "sst2") else Example(line[-2], line[-1], 0) for line in lines]
+        with torch.no_grad():
+            logits = model(**dict(zip(("input_ids", "attention_mask", "token_type_ids"), collate(encode(texts, tokenizer, 32), 0)))).logits
+        header, *answers = [line.split("\t") for line in (tmp_path / "run" / "submission" / f"{name}.tsv").read_text().splitlines()]
+        assert header == ["index", "prediction"] and [index for index, _ in answers] == [line[0] for line in lines]
+        if words:
+            assert [answer for _, answer in answers] == [words[i] for i in logits.argmax(-1)]
+        else:
+            assert [float(answer) for _, answer in answers] == pytest.approx(logits[:, 0].clamp(0, 5).tolist(), abs=1e-3)
+
+
 def test_train_rows_are_drawn_from_all_classes(tune):
     assert tune("run", "imdb", "--epochs", 1, "--train_rows", 16)["train_rows"] == 16  # its files: all of one class, then the other
 
@@ -209,6 +233,7 @@ def test_a_finished_run_is_kept_and_another_one_refused(tune, capsys):
     (["--task", "colla"], "--task: unknown task .colla.; did you mean cola"),
     (["--out_dir", "TEACHER"], "--out_dir .*teacher is the folder of the model that is read"),
     (["--epochs", "0"], "--epochs: 0 is not a number at least 1"),
+    (["--task", "imdb", "--predict"], "imdb has no test set without labels"),
     (["--alpha_ce", "0.5"], "--alpha_ce and --temperature go with --teacher"),
     (["--task", "stsb", "--teacher", "x"], "--teacher: stsb is a regression"),
     (["--teacher", "x"], "x/config.json: no such file"),
