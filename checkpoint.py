@@ -7,8 +7,10 @@ Nothing here is about distillation; skip it on a first reading.
 import contextlib
 import functools
 import json
+import multiprocessing
 import os
 import platform
+import re
 import signal
 import subprocess
 import time
@@ -43,23 +45,32 @@ def outdated(args, made_of):
     """Why args.out_dir does not hold this very run, finished: a list of reasons, empty if it does; None if no run is finished
     there. made_of: see differences."""
     path = Path(args.out_dir) / "run.json"
-    return differences(read_json(path), args, made_of) if path.exists() else None
+    try:
+        return differences(read_json(path), args, made_of) if path.exists() else None
+    except InputError as error:
+        return [str(error)]
 
 
-def finished_run(args, made_of, reads=()):
+def finished_run(args, made_of, reads=(), texts=()):
     """The record of the run in args.out_dir, or None if it is not there, or is to be set aside.
 
-    made_of: see differences. reads: folders that the run reads models from.
-    Raises InputError if out_dir holds another run and args.overwrite is not set, or is one of `reads`: nothing is lost."""
+    made_of: see differences. reads: files and folders that the run reads; texts: those of which it reads all that is in them.
+    Raises InputError if out_dir holds another run and args.overwrite is not set, or holds or is one of `reads` or `texts`, or
+    lies in one of `texts`: nothing is lost."""
     git_commit()  # now, not at the end: the code may have been edited by then
-    out_dir = Path(args.out_dir)
-    if any(folder and Path(folder).resolve() == out_dir.resolve() for folder in reads):
-        raise InputError(f"--out_dir {out_dir} is the folder of the model that is read; choose another")
+    out_dir, own = Path(args.out_dir), Path(os.path.realpath(args.out_dir))
+    if not args.out_dir:
+        raise InputError("--out_dir: no name given")
+    for path in filter(None, (*reads, *texts)):
+        there = Path(os.path.realpath(path))
+        if own in (there, *there.parents) or (path in texts and there in own.parents):
+            raise InputError(f"--out_dir {out_dir} holds, or lies in, {path}, which is read; choose another")
     reasons = outdated(args, made_of)
     if reasons == []:
         print(f"{out_dir}: done before", flush=True)
         with contextlib.suppress(OSError):  # there, if the run was killed between its last two breaths
-            (out_dir / "checkpoint.pt").unlink()
+            for name in ("started.json", "checkpoint.pt"):
+                (out_dir / name).unlink(missing_ok=True)
         return read_json(out_dir / "run.json")
     if reasons and not args.overwrite:
         raise InputError(another_run(out_dir, reasons))
@@ -85,14 +96,14 @@ def begin(args, made_of):
     """The Run in args.out_dir, held for this process alone. One that was interrupted goes on; another one is set aside.
 
     made_of: see differences. If the run ends before it has logged anything, no folder is left behind.
-    Raises InputError if another process is at work in the folder; if it holds another run and args.overwrite is not set, or a
-    model that no run made; and, for what goes wrong with files meanwhile, with the way on."""
+    Raises InputError if another process is at work in the folder; if it holds another run and args.overwrite is not set, or files
+    that no run made; and, for what goes wrong with files meanwhile, with the way on."""
     folder = Path(args.out_dir)
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    log = hold(folder / "log.jsonl")
+    log, fresh = hold(folder / "log.jsonl"), False
     try:
-        checkpoint, reasons = find_run(folder, log, args, made_of)
+        checkpoint, reasons = find_run(folder, args, made_of)
         if reasons:
             if not args.overwrite:
                 raise InputError(another_run(folder, reasons))
@@ -101,8 +112,11 @@ def begin(args, made_of):
             folder.mkdir()
             checkpoint, old_log, log = None, log, hold(folder / "log.jsonl")
             old_log.close()
-        for leftover in folder.glob("*.tmp[0-9]*"):  # of a process that was killed while it wrote
-            leftover.unlink()
+        for path in folder.iterdir():
+            if is_leftover(path):
+                path.unlink()
+        fresh = not (folder / "started.json").exists()
+        write_json(folder / "started.json", {"arguments": vars(args), "made_of": made_of})
         run = Run(args, made_of, log, checkpoint)
         try:
             yield run
@@ -114,14 +128,17 @@ def begin(args, made_of):
         nothing_done = os.fstat(log.fileno()).st_size == 0
         if nothing_done:
             (folder / "log.jsonl").unlink(missing_ok=True)
+        if nothing_done and fresh:
+            (folder / "started.json").unlink(missing_ok=True)
         log.close()
         for path in new if nothing_done else ():
             with contextlib.suppress(OSError):  # somebody has put something into it
                 path.rmdir()
 
 
-def find_run(folder, log, args, made_of):
-    """(the checkpoint to go on from or None, reasons why what is there is another run)."""
+def find_run(folder, args, made_of):
+    """(the checkpoint to go on from or None, reasons why what is there is another run). started.json says whose an unfinished run
+    is, from before its first step on."""
     reasons, path = outdated(args, made_of), folder / "checkpoint.pt"
     if reasons == []:
         raise InputError(f"{folder}: another process has just finished this run; the same command shows it")
@@ -135,10 +152,21 @@ def find_run(folder, log, args, made_of):
         reasons = differences(checkpoint, args, made_of)
         # Edited code goes on, marked as mixed, if that was asked for by typing the command again; an experiment starts anew.
         return checkpoint, [] if reasons == [OTHER_CODE] and not args.overwrite else reasons
-    models = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
-    if reasons is None and models and os.fstat(log.fileno()).st_size == 0:
-        raise InputError(f"{folder}: holds a model that no run made; choose another --out_dir")
+    if reasons is None and (folder / "started.json").exists():
+        try:
+            reasons = differences(read_json(folder / "started.json"), args, made_of)
+        except InputError as error:
+            return None, [str(error)]
+        return None, [] if reasons == [OTHER_CODE] else reasons
+    strays = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != "log.jsonl" and not is_leftover(path))
+    if reasons is None and strays:
+        raise InputError(f"{folder}: holds what no run of this program made ({', '.join(strays[:5])}); choose another --out_dir")
     return None, reasons
+
+
+def is_leftover(path):
+    """Whether written_whole left it behind in a process that was killed."""
+    return path.is_file() and re.fullmatch(r".+\.(json|pt|safetensors|tsv|txt)\.tmp\d+", path.name) is not None
 
 
 def read_checkpoint(path):
@@ -209,7 +237,7 @@ class Run:
         def remember(number, frame):
             nonlocal came
             came = came or time.monotonic()
-            if time.monotonic() - came > 1:
+            if time.monotonic() - came > 1 and not multiprocessing.parent_process():  # one of several runs side by side gets more
                 raise Interrupted(number)
             self.signal = number
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -268,7 +296,8 @@ class Run:
         if self.sittings:
             record["resumed"] = self.sittings
         write_json(self.path.parent / "run.json", record)
-        self.path.unlink(missing_ok=True)
+        for name in ("checkpoint.pt", "started.json"):
+            (self.path.parent / name).unlink(missing_ok=True)
         return record
 
 

@@ -6,6 +6,7 @@ Read next: pretrain.py (blocks) and finetune.py (tasks).
 import contextlib
 import functools
 import hashlib
+import inspect
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -136,25 +137,30 @@ def corpus_tokens(paths, tokenizer, cache_dir):
 
     Made once and kept in cache_dir under a name that follows from the text and the tokenizer. Raises InputError."""
     files = text_files(paths)
-    digest = hashlib.blake2b(f"{files_digest(files)} {tokenizer.to_str()}".encode(), digest_size=12)
-    path = Path(cache_dir) / f"tokens-{digest.hexdigest()}.bin"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
+    made_by = "".join(map(inspect.getsource, (lines, groups, tokenize)))
+    digest = hashlib.blake2b(f"{files_digest(files)} {tokenizer.to_str()} {made_by}".encode(), digest_size=12).hexdigest()
+    cache, dtype = Path(cache_dir), token_dtype(tokenizer)
+
+    def made():  # its name ends in the number of tokens, so that a file cut short does not pass for it
+        return next((path for path in cache.glob(f"tokens-{digest}-*.bin")
+                     if path.name == f"tokens-{digest}-{path.stat().st_size // dtype().itemsize}.bin"), None)
+    if not made():
+        cache.mkdir(parents=True, exist_ok=True)
+        temporary = cache / f"tokens-{digest}.tmp"
         with hold(temporary, wait=True) as out:  # several runs may want it: the first one makes it, the others wait
             try:
-                if not path.exists():
+                if not made():
                     out.truncate(0)  # of a process that was killed meanwhile
                     tokenize(files, tokenizer, out)
                     os.fsync(out.fileno())
-                    os.replace(temporary, path)
+                    os.replace(temporary, cache / f"tokens-{digest}-{temporary.stat().st_size // dtype().itemsize}.bin")
             except OSError as error:
-                raise OSError(error.errno, error.strerror, error.filename or str(path)) from None
+                raise OSError(error.errno, error.strerror, error.filename or str(temporary)) from None
             finally:
                 temporary.unlink(missing_ok=True)
-    if path.stat().st_size == 0:
+    if made().stat().st_size == 0:
         raise InputError(f"{', '.join(map(str, paths))}: no text in it")
-    return np.memmap(path, dtype=token_dtype(tokenizer), mode="r")
+    return np.memmap(made(), dtype=dtype, mode="r")
 
 
 class Blocks:
@@ -174,6 +180,8 @@ class Blocks:
         """(len(numbers), max_length) ids of these blocks, int64."""
         width = self.max_length - 2
         text = self.tokens[(np.asarray(numbers)[:, None] + self.first) * width + np.arange(width)]
+        if text.size and text.max() >= self.vocab_size:
+            raise InputError(f"{getattr(self.tokens, 'filename', 'the corpus')}: damaged; delete it, and it is made again")
         return np.pad(text.astype(np.int64), ((0, 0), (1, 1)), constant_values=((0, 0), (self.cls, self.sep)))
 
     def training_batch(self, step, batch_size, mlm_prob, seed):

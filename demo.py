@@ -28,7 +28,10 @@ def find_models(run, task, seed):
         models = {name: run / name / f"seed{seed}" for name in VARIANTS}
         made = next((folder for folder in models.values() if (folder / "run.json").exists()), None)
         if made:
-            models = {"teacher": Path(read_json(made / "run.json")["arguments"]["teacher"]), **models}
+            arguments = read_json(made / "run.json").get("arguments")
+            if not isinstance(arguments, dict) or not isinstance(arguments.get("teacher"), str):
+                raise InputError(f"{made / 'run.json'}: does not say who the teacher was")
+            models = {"teacher": Path(arguments["teacher"]), **models}
     models = {name: folder for name, folder in models.items() if (folder / "config.json").exists()}
     if not models:
         raise InputError(f"{run}: holds no {f'model fine-tuned on {task}' if task else 'student'} of seed {seed}; run make ablation first")
@@ -103,6 +106,10 @@ def main(arguments):
     parser.add_argument("--seed", type=number(int, 0), default=0, help="which of the experiment's seeds")
     parser.add_argument("--best", type=number(int, 1), default=5, help="how many words to show")
     args = parser.parse_args(arguments)
+    try:
+        f"{args.text} {args.text_b}".encode()
+    except UnicodeEncodeError:
+        raise InputError("the text is not UTF-8") from None
     if args.task and bool(TASKS[args.task].text[1:]) != (args.text_b is not None):
         raise InputError(f"--task {args.task} reads {'two sentences: give --text_b too' if TASKS[args.task].text[1:] else 'one text: leave --text_b out'}")
     models = find_models(args.run, args.task, args.seed)

@@ -167,7 +167,7 @@ def read_arguments(arguments):
     parser.add_argument("--train_rows", type=number(int, 1), help="train on so many rows only, drawn at random")
     parser.add_argument("--teacher", help="folder of a model fine-tuned on the same task, to learn from its logits too")
     parser.add_argument("--alpha_ce", type=number(float, 0, 1), help="with --teacher: the share of its loss; default 0.5")
-    parser.add_argument("--temperature", type=number(float, 0, open_low=True), help="with --teacher; default 2")
+    parser.add_argument("--temperature", type=number(float, 0, 1e4, open_low=True), help="with --teacher; default 2")
     parser.add_argument("--tune", action="store_true", help="for choosing settings: leave a tenth of the training rows out, "
                         "score on it, and never open the dev set")
     parser.add_argument("--predict", action="store_true", help="answer GLUE's test files too, in its layout: OUT_DIR/submission/*.tsv")
@@ -224,7 +224,7 @@ def main(arguments):
     args = read_arguments(arguments)
     sources = made_of(args)
     tests = read_test(args.task, args.data_dir) if args.predict else {}
-    record = finished_run(args, sources, reads=(args.model, args.teacher)) or fine_tune(args, sources)
+    record = finished_run(args, sources, reads=(args.model, args.teacher, args.data_dir)) or fine_tune(args, sources)
     for name, rows in tests.items():
         write_submission(args, name, *zip(*rows))
     return record["results"]
@@ -239,9 +239,10 @@ def fine_tune(args, sources):
         names = list((TASKS[args.task].labels or {"score": "score"}).values())
         model = load_model(args.model, Classifier, new=("pooler", "classifier"), num_labels=len(names)).to(device)
         tokenizer = load_tokenizer(args.model)
-        if args.max_length > model.config.max_position_embeddings:
-            raise InputError(f"--max_length {args.max_length}: {args.model} has {model.config.max_position_embeddings} positions")
         teacher = load_teacher(args.teacher, names, tokenizer).to(device) if args.teacher else None
+        for folder, one in ((args.model, model), (args.teacher, teacher)):
+            if one and args.max_length > one.config.max_position_embeddings:
+                raise InputError(f"--max_length {args.max_length}: {folder} has {one.config.max_position_embeddings} positions")
         if args.attention_dropout is not None:
             for layer in model.bert.layers:
                 layer.attention_dropout = args.attention_dropout

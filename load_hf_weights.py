@@ -102,8 +102,8 @@ def weight_files(folder):
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
         raise InputError(f"{folder / name}: has no weight_map, the table of weights and their files")
     files = sorted(set(weight_map.values()))
-    if any(Path(file).name != file for file in files):
-        raise InputError(f"{folder / name}: names a shard outside the folder")
+    if any(Path(file).name != file or not file.isprintable() for file in files):
+        raise InputError(f"{folder / name}: names a shard outside the folder, or one that cannot be a file's name")
     return [folder / name, *(folder / file for file in files)]
 
 
@@ -135,9 +135,15 @@ def read_weight_file(path):
             raise unreadable(path, error) from None
     else:
         weights = read_torch_file(path)
-    if not isinstance(weights, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in weights.values()):
-        raise InputError(f"{path}: does not hold a table of tensors")
+    if not isinstance(weights, dict) or not all(isinstance(name, str) and is_stored(x) for name, x in weights.items()):
+        raise InputError(f"{path}: does not hold a table of names and tensors, each number of them stored")
     return weights
+
+
+def is_stored(x):
+    """Whether x is a dense tensor, all of whose numbers are in the file: a view that repeats one of them may be of any size."""
+    return (isinstance(x, torch.Tensor) and x.layout == torch.strided and x.device.type == "cpu"
+            and x.numel() * x.element_size() <= x.untyped_storage().nbytes())
 
 
 def read_torch_file(path):
@@ -237,6 +243,10 @@ def load_tokenizer(folder):
         tokenizer = wordpiece_tokenizer(folder)
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    try:
+        tokenizer.encode("\N{SNOWMAN}\U0010fffd")  # words that no vocabulary has
+    except Exception as error:
+        raise InputError(f"{folder}: its tokenizer cannot read unknown words ({error})") from None
     if absent := [token for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if tokenizer.token_to_id(token) is None]:
         raise InputError(f"{folder}: its vocabulary lacks {', '.join(absent)}")
     if (folder / "config.json").exists():

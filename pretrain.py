@@ -255,7 +255,7 @@ def read_arguments(arguments):
     parser.add_argument("--lr", type=number(float, 0, open_low=True), default=5e-4, help="peak learning rate")
     parser.add_argument("--warmup", type=number(float, 0, 1), default=0.05, help="share of the steps")
     parser.add_argument("--clip", type=number(float, 0, open_low=True), default=5.0, help="greatest norm of the gradient")
-    parser.add_argument("--temperature", type=number(float, 0, open_low=True), default=2.0)
+    parser.add_argument("--temperature", type=number(float, 0, 1e4, open_low=True), default=2.0)
     parser.add_argument("--max_length", type=number(int, 3), default=128, help="tokens of a block, [CLS] and [SEP] included")
     parser.add_argument("--mlm_prob", type=number(float, 0, 1), default=0.15)
     parser.add_argument("--chunk_tokens", type=number(int, 0),
@@ -340,7 +340,7 @@ def main(arguments):
     """Run one distillation, unless --out_dir holds it already. Returns its record, what run.json holds."""
     args = read_arguments(arguments)
     sources = made_of(args)
-    if record := finished_run(args, sources, reads=(args.teacher, args.config)):
+    if record := finished_run(args, sources, reads=(args.teacher, args.config), texts=(*args.corpus, *(args.heldout or ()))):
         return record
     with begin(args, sources) as run:
         device = torch.device(args.device)

@@ -38,10 +38,15 @@ def read_outcomes(folders):
     of the tasks in folders, {task: [folder of a finished fine-tuning of each seed]}, that are done with every seed."""
     outcomes = {}
     for task, of_seeds in folders.items():
-        if all((folder / "run.json").exists() for folder in of_seeds):
+        if not all((folder / "run.json").exists() for folder in of_seeds):
+            continue
+        try:
             results = [read_json(folder / "results.json") for folder in of_seeds]
             outcomes[task] = {"data": results[0]["data"], "scores": np.array([result["score"] for result in results]),
                               "sets": [read_predictions(folder / "predictions.tsv", task) for folder in of_seeds]}
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            raise InputError(f"{of_seeds[0].parent}: results.json or predictions.tsv of {task} is damaged ({error!r}); remove the folder "
+                             f"{task}, and it is made again") from None
     return outcomes
 
 

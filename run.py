@@ -42,6 +42,8 @@ def command_line(main):
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, interrupt)
+    for stream in (sys.stdout, sys.stderr):  # file names may be no text
+        stream.reconfigure(errors="backslashreplace")
     status = 2
     try:
         main(sys.argv[1:])
@@ -64,8 +66,9 @@ def number(kind, low, high=None, open_low=False):
     """An argparse type: a number of this kind from low (not low itself, if open_low) to high."""
     def parse(text):
         value = kind(text)  # argparse turns ValueError into "invalid number value"
-        if not (low < value if open_low else low <= value) or (high is not None and value > high):
-            bounds = f"{'above' if open_low else 'at least'} {low}" + (f" and at most {high}" if high is not None else "")
+        most = high if high is not None else sys.float_info.max if kind is float else 2 ** 31 - 1  # no infinity
+        if not (low < value if open_low else low <= value) or value > most:
+            bounds = f"{'above' if open_low else 'at least'} {low}" + (f" and at most {most}" if high is not None or value > most else "")
             raise argparse.ArgumentTypeError(f"{text} is not a number {bounds}")
         return value
     parse.__name__ = "whole number" if kind is int else "number"

@@ -6,6 +6,7 @@ An archive from somewhere may hold paths that lead out of the folder, links, dev
 refused, and leaves nothing behind. Read next: data.py.
 """
 import gzip
+import lzma
 import os
 import shutil
 import tarfile
@@ -43,7 +44,7 @@ def unpack(archive, folder):
         for path in top:
             path.rename(folder / path.name)
         return [folder / path.name for path in top]
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError, FileExistsError,
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError, ValueError, FileExistsError,
             NotADirectoryError, IsADirectoryError, gzip.BadGzipFile) as error:
         raise InputError(f"{archive}: damaged, or no .zip or .tar.gz ({error})") from None
     finally:
@@ -81,7 +82,7 @@ class Budget:
 
     def check(self, name, size, plain):
         self.spend(size)
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name or ":" in name:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name or ":" in name or not name.isprintable():
             raise InputError(f"{self.archive}: the path {name!r} may lead out of the folder; refused")
         if not plain:
             raise InputError(f"{self.archive}: {name!r} is a link or a device, not a file; refused")

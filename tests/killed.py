@@ -53,7 +53,7 @@ def main(module, seed, kills, *arguments):
     module, rng = importlib.import_module(module), random.Random(int(seed))
     for sitting in range(int(kills) + 1):
         how = "not" if sitting == int(kills) else rng.choice(("after a time", "in a write", "before a rename", "after a rename"))
-        seconds, countdown = rng.uniform(0.2, 1.5), rng.randint(1, 4)
+        seconds, countdown = rng.uniform(0.2, 1.5), rng.randint(1, 5)
         child = os.fork()
         if child == 0:
             if how == "in a write":

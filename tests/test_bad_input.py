@@ -26,7 +26,7 @@ import pretrain
 import unpack
 from checkpoint import find_run, read_checkpoint
 from conftest import ROOT, TINY
-from data import TASKS, corpus_tokens, read_dev, read_train, read_tsv
+from data import TASKS, Blocks, corpus_tokens, read_dev, read_train, read_tsv
 from load_hf_weights import count_weights, load_model, load_tokenizer, read_config
 from model import BertConfig, Classifier, MaskedLM
 from run import InputError
@@ -74,6 +74,10 @@ def command(place, refused):
     (ablation, ["--seeds", "x"], "--seeds: invalid whole number value: 'x'"),
     (pretrain, ["--layers", "0,4"], "--layers: the teacher has layers 0 to 3, not 4"),
     (pretrain, ["--layers", "-1"], "--layers: the teacher has layers 0 to 3, not -1"),
+    (pretrain, ["--temperature", "1e200"], "--temperature: 1e200 is not a number above 0 and at most 10000"),
+    (pretrain, ["--lr", "inf"], "--lr: inf is not a number above 0 and at most"),
+    (pretrain, ["--chunk_tokens", "9" * 20], "--chunk_tokens: 9+ is not a number at least 0 and at most 2147483647"),
+    (finetune, ["--epochs", "1" + "0" * 310], "--epochs: 10+ is not a number at least 1 and at most 2147483647"),
     (pretrain, ["--checkpoint_steps", "0"], "--checkpoint_steps: 0 is not a number at least 1"),
     (pretrain, ["--checkpoint_minutes", "0"], "--checkpoint_minutes: 0 is not a number above 0"),
 ])
@@ -108,6 +112,16 @@ def test_byte_order_marks_line_ends_and_nul_bytes_are_read_over(place, tokenizer
     odd = b"\xef\xbb\xbf" + (place / "corpus.txt").read_bytes().replace(b"\n", b"\r\n").replace(b" ", b" \0 ")
     (place / "odd.txt").write_bytes(odd)
     assert np.array_equal(corpus_tokens([place / "odd.txt"], tokenizer, tmp_path), corpus_tokens([place / "corpus.txt"], tokenizer, tmp_path))
+
+
+def test_damaged_token_caches_are_noticed(place, tokenizer, tmp_path):
+    tokens = np.array(corpus_tokens([place / "corpus.txt"], tokenizer, tmp_path))
+    file, = tmp_path.glob("tokens-*.bin")
+    file.write_bytes(file.read_bytes()[:1000])  # cut short: made again
+    assert np.array_equal(corpus_tokens([place / "corpus.txt"], tokenizer, tmp_path), tokens)
+    file.write_bytes(b"\xff" * (2 * len(tokens)))
+    with pytest.raises(InputError, match="tokens-.*.bin: damaged; delete it, and it is made again"):
+        Blocks(corpus_tokens([place / "corpus.txt"], tokenizer, tmp_path), tokenizer, 16).training_batch(0, 4, 0.15, 0)
 
 
 def test_a_line_of_100_MB_in_bounded_memory(place, tokenizer, tmp_path):
@@ -225,6 +239,13 @@ def shard_named(path):
     return change
 
 
+def in_bin(content):
+    def change(place):
+        (place / "teacher" / "model.safetensors").unlink()
+        torch.save(content, place / "teacher" / "pytorch_model.bin")
+    return change
+
+
 MODELS = {
     "no folder": (lambda place: shutil.rmtree(place / "teacher"), "teacher/config.json: no such file"),
     "no weights": (lambda place: (place / "teacher/model.safetensors").unlink(), "teacher: holds neither model.safetensors nor pytorch_model.bin"),
@@ -252,6 +273,12 @@ MODELS = {
     "NaN": (tensors(lambda w: {**w, "bert.embeddings.LayerNorm.bias": torch.full((32,), float("nan"))}), "bert.embeddings.LayerNorm.bias: some of its numbers are not finite"),
     "no encoder": (tensors(lambda w: {"x": torch.ones(1)}), "teacher: lacks bert.embeddings.word_embeddings.weight"),
     "a missing shard": (shards_without_one, "model-2.safetensors: no such file"),
+    "a shard with an odd name": (shard_named("x\0.safetensors"), "index.json: names a shard outside the folder, or one that cannot be a file's name"),
+    "a tokenizer without its unknown word": (damaged("tokenizer.json", lambda data: data.replace(b'"unk_token": "[UNK]"', b'"unk_token": "nope"')), "its tokenizer cannot read unknown words"),
+    "a .bin with numbers for names": (in_bin({0: torch.ones(1)}), "does not hold a table of names and tensors"),
+    "a .bin with a sparse tensor": (in_bin({"x": torch.ones(2, 2).to_sparse()}), "does not hold a table of names and tensors"),
+    "a .bin with a tensor of petabytes": (in_bin({name: torch.zeros(1).expand(10 ** 6, 10 ** 7) for name in
+                                                  ("bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight")}), "each number of them stored"),
     "a shard elsewhere": (shard_named("../secret.safetensors"), "index.json: names a shard outside the folder"),
     "a shard at an absolute path": (shard_named("WORLD/secret.safetensors"), "index.json: names a shard outside the folder"),
 }
@@ -482,12 +509,11 @@ def test_run_folders_with_random_records(world, tmp_path_factory, data):
     content = st.one_of(st.binary(max_size=200), JSON.map(lambda value: json.dumps(value).encode()),
                         st.dictionaries(st.sampled_from(["arguments", "made_of", "step", "seconds"]), JSON).map(lambda value: json.dumps(value).encode()),
                         JSON.map(saved), st.dictionaries(st.sampled_from(["arguments", "made_of", "step", "model", "made_with"]), JSON).map(saved))
-    for name in data.draw(st.sets(st.sampled_from(["run.json", "checkpoint.pt", "log.jsonl"]), min_size=1)):
+    for name in data.draw(st.sets(st.sampled_from(["run.json", "checkpoint.pt", "started.json", "log.jsonl"]), min_size=1)):
         (folder / name).write_bytes(data.draw(content))
     args = finetune.read_arguments([str(x) for x in ("--model", world / "teacher", "--task", "cola", "--data_dir", world / "data", "--out_dir", folder, "--device", "cpu")])
     assert read_or_refuse(lambda: finetune.finished_run(args, {"code": "x"})) is None
-    with open(folder / "log.jsonl", "ab") as log:
-        read_or_refuse(lambda: find_run(folder, log, args, {"code": "x"}))
+    read_or_refuse(lambda: find_run(folder, args, {"code": "x"}))
 
 
 def saved(value):

@@ -231,7 +231,7 @@ def test_a_finished_run_is_kept_and_another_one_refused(tune, capsys):
     (["--model", "nowhere"], "nowhere/config.json: no such file"),
     (["--data_dir", "nowhere"], "nowhere: holds no folder CoLA"),
     (["--task", "colla"], "--task: unknown task .colla.; did you mean cola"),
-    (["--out_dir", "TEACHER"], "--out_dir .*teacher is the folder of the model that is read"),
+    (["--out_dir", "TEACHER"], "--out_dir .*teacher, which is read; choose another"),
     (["--epochs", "0"], "--epochs: 0 is not a number at least 1"),
     (["--task", "imdb", "--predict"], "imdb has no test set without labels"),
     (["--alpha_ce", "0.5"], "--alpha_ce and --temperature go with --teacher"),

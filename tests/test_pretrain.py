@@ -281,7 +281,7 @@ def test_a_formula_that_wants_what_there_is_not_is_refused(distil, monkeypatch, 
 
 def test_a_run_never_overwrites_the_model_it_reads(distil, world):
     before = (world / "teacher" / "model.safetensors").read_bytes()
-    with pytest.raises(InputError, match="is the folder of the model that is read"):
+    with pytest.raises(InputError, match="teacher, which is read; choose another"):
         distil(world / "teacher")
     assert (world / "teacher" / "model.safetensors").read_bytes() == before
 
