@@ -128,6 +128,9 @@ def groups(files, progress):
         yield group
 
 
+MADE_BY = "".join(map(inspect.getsource, (lines, tokenize, groups)))  # an edit makes the tokens anew
+
+
 def token_dtype(tokenizer):
     return np.uint16 if tokenizer.get_vocab_size() <= 1 << 16 else np.uint32
 
@@ -135,10 +138,9 @@ def token_dtype(tokenizer):
 def corpus_tokens(paths, tokenizer, cache_dir):
     """All token ids of the text in `paths`, a read-only memory map: (tokens,), uint16 or uint32.
 
-    Made once and kept in cache_dir under a name that follows from the text and the tokenizer. Raises InputError."""
+    Made once and kept in cache_dir under a name that follows from the text, the tokenizer and the code. Raises InputError."""
     files = text_files(paths)
-    made_by = "".join(map(inspect.getsource, (lines, groups, tokenize)))
-    digest = hashlib.blake2b(f"{files_digest(files)} {tokenizer.to_str()} {made_by}".encode(), digest_size=12).hexdigest()
+    digest = hashlib.blake2b(f"{files_digest(files)} {tokenizer.to_str()} {MADE_BY}".encode(), digest_size=12).hexdigest()
     cache, dtype = Path(cache_dir), token_dtype(tokenizer)
 
     def made():  # its name ends in the number of tokens, so that a file cut short does not pass for it
