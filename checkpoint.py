@@ -7,6 +7,7 @@ Nothing here is about distillation; skip it on a first reading.
 import contextlib
 import functools
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -19,7 +20,8 @@ from pathlib import Path
 import torch
 
 from load_hf_weights import read_torch_file
-from run import InputError, Interrupted, hold, read_json, write_all, write_json, written_whole
+from run import (LOST_CONNECTION, RANK, WORLD_SIZE, InputError, Interrupted, agreed, hold, is_lost_connection, of_the_first, read_json,
+                 sum_over_processes, write_all, write_json, written_whole)
 
 # Arguments that do not change what a run computes.
 ELSEWHERE = ("out_dir", "cache_dir", "log_every", "overwrite", "checkpoint_steps", "checkpoint_minutes", "predict")
@@ -94,11 +96,17 @@ def set_aside(folder):
 @contextlib.contextmanager
 def begin(args, made_of):
     """The Run in args.out_dir, held for this process alone. One that was interrupted goes on; another one is set aside.
+    Under torchrun the first process holds the folder, and is the only one to write; the others learn from it where the run stands.
 
     made_of: see differences. If the run ends before it has logged anything, no folder is left behind.
     Raises InputError if another process is at work in the folder; if it holds another run and args.overwrite is not set, or files
     that no run made; and, for what goes wrong with files meanwhile, with the way on."""
     folder = Path(args.out_dir)
+    if RANK:
+        run = Run(args, made_of, None, of_the_first(None))
+        with explained(run):
+            yield run
+        return
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     log, fresh = hold(folder / "log.jsonl"), False
@@ -117,13 +125,9 @@ def begin(args, made_of):
                 path.unlink()
         fresh = not (folder / "started.json").exists()
         write_json(folder / "started.json", {"arguments": vars(args), "made_of": made_of})
-        run = Run(args, made_of, log, checkpoint)
-        try:
+        run = Run(args, made_of, log, of_the_first(checkpoint))
+        with explained(run):
             yield run
-        except Interrupted as stop:
-            raise Interrupted(stop.number, f"{folder}: stopped; {run.way_on()}") from None
-        except OSError as error:  # a full disk, a read-only folder, a folder that vanished
-            raise InputError(f"{error.filename or folder}: {error.strerror or error}; mend that, and {run.way_on()}") from None
     finally:
         nothing_done = os.fstat(log.fileno()).st_size == 0
         if nothing_done:
@@ -134,6 +138,21 @@ def begin(args, made_of):
         for path in new if nothing_done else ():
             with contextlib.suppress(OSError):  # somebody has put something into it
                 path.rmdir()
+
+
+@contextlib.contextmanager
+def explained(run):
+    """Whatever ends the run before its time says how to go on."""
+    try:
+        yield
+    except Interrupted as stop:
+        raise Interrupted(stop.number, f"{run.path.parent}: stopped; {run.way_on()}") from None
+    except OSError as error:  # a full disk, a read-only folder, a folder that vanished
+        raise InputError(f"{error.filename or run.path.parent}: {error.strerror or error}; mend that, and {run.way_on()}") from None
+    except RuntimeError as error:
+        if not is_lost_connection(error):
+            raise
+        raise InputError(f"{run.path.parent}: {LOST_CONNECTION}; {run.way_on()}") from None
 
 
 def find_run(folder, args, made_of):
@@ -180,13 +199,14 @@ def read_checkpoint(path):
 
 
 class Log:
-    """log.jsonl: one JSON object a line."""
+    """log.jsonl: one JSON object a line. file: None, if another process writes it."""
 
     def __init__(self, file):
         self.file = file
 
     def write(self, **values):
-        write_all(self.file, (json.dumps(values) + "\n").encode())
+        if self.file:
+            write_all(self.file, (json.dumps(values) + "\n").encode())
 
 
 class Run:
@@ -195,19 +215,20 @@ class Run:
     def __init__(self, args, made_of, log_file, checkpoint):
         self.args, self.made_of, self.checkpoint, self.log = args, made_of, checkpoint, Log(log_file)
         self.path = Path(args.out_dir) / "checkpoint.pt"
-        self.signal = self.step = None  # step: that of the checkpoint on disk
+        self.signal, self.step = 0, None  # signal: its number, 0 for none; step: that of the checkpoint on disk
         self.figures, self.sittings, self.started = {}, [], time.monotonic()
         if checkpoint:
             self.step, self.figures, self.sittings = checkpoint["step"], checkpoint["figures"], checkpoint["sittings"]
             self.started -= checkpoint["seconds"]
             self.note_what_changed()
-        log_file.truncate(min(checkpoint["log_bytes"] if checkpoint else 0, os.fstat(log_file.fileno()).st_size))
+        if log_file:
+            log_file.truncate(min(checkpoint["log_bytes"] if checkpoint else 0, os.fstat(log_file.fileno()).st_size))
         self.saved = time.monotonic()
 
     def note_what_changed(self):
         """Under other code, another torch, other threads the rounding is another: say so, now and in run.json."""
         then, now, old_code = self.checkpoint["made_with"], made_with(self.args), self.checkpoint["made_of"].get("code", "")
-        changed = [f"{key} was {then.get(key)}, is now {now[key]}" for key in ("torch", "device", "cpu", "threads") if then.get(key) != now[key]]
+        changed = [f"{key} was {then.get(key)}, is now {now[key]}" for key in ("torch", "device", "cpu", "threads", "processes") if then.get(key) != now[key]]
         if old_code.split()[-1:] != self.made_of.get("code", "").split():
             changed.append(OTHER_CODE)
         if old_code != self.made_of.get("code", ""):  # neither this code's run nor the other's: up to date for none
@@ -249,38 +270,45 @@ class Run:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+        self.signal = agreed(self.signal)
         if self.signal:  # it came after the last step
             raise Interrupted(self.signal)
 
     def must_save(self, steps_done):
-        """Whether it is time for a checkpoint."""
-        return bool(self.signal or (self.args.checkpoint_steps and steps_done % self.args.checkpoint_steps == 0)
-                    or time.monotonic() - self.saved >= 60 * self.args.checkpoint_minutes)
+        """Whether it is time for a checkpoint. Several processes must come to one answer: unless it follows from the step, they
+        only ask each other when they wait for each other anyway, to log."""
+        by_steps = self.args.checkpoint_steps and steps_done % self.args.checkpoint_steps == 0
+        if WORLD_SIZE > 1 and not by_steps and (steps_done - 1) % self.args.log_every:
+            return False
+        self.signal = agreed(self.signal)
+        return bool(self.signal or by_steps or agreed(time.monotonic() - self.saved >= 60 * self.args.checkpoint_minutes))
 
     def save(self, steps_done, model, optimizer):
         """Write checkpoint.pt, whole or not at all. Raises Interrupted if a signal asked for the end of the run, and InputError
         if the weights are not finite: the last checkpoint is a good one."""
         if not all(parameter.isfinite().all() for parameter in model.parameters()):
             raise InputError(f"step {steps_done - 1}: the weights are not finite numbers any more; {self.last_good()}")
-        os.fsync(self.log.file.fileno())
-        with written_whole(self.path) as file:
-            torch.save({"step": steps_done, "model": model.state_dict(), "optimizer": optimizer.state_dict(),
-                        "log_bytes": os.fstat(self.log.file.fileno()).st_size, "seconds": time.monotonic() - self.started,
-                        "figures": self.figures, "sittings": self.sittings, "arguments": json.loads(json.dumps(vars(self.args))),
-                        "made_of": self.made_of, "made_with": made_with(self.args)}, file)
+        if self.log.file:
+            os.fsync(self.log.file.fileno())
+            with written_whole(self.path) as file:
+                torch.save({"step": steps_done, "model": model.state_dict(), "optimizer": optimizer.state_dict(),
+                            "log_bytes": os.fstat(self.log.file.fileno()).st_size, "seconds": time.monotonic() - self.started,
+                            "figures": self.figures, "sittings": self.sittings, "arguments": json.loads(json.dumps(vars(self.args))),
+                            "made_of": self.made_of, "made_with": made_with(self.args)}, file)
         self.step, self.saved = steps_done, time.monotonic()
         if self.signal:
             raise Interrupted(self.signal)
 
     def check_losses(self, recent, step):
-        """Raise InputError if a loss is not finite. recent: [{term: scalar tensor}] of the last steps, the last being `step`.
+        """{term: number} of `step`. recent: [{term: scalar tensor, of this process's rows}] of the last steps, that one being the last.
 
-        This is where the device is waited for."""
-        finite = torch.stack([sum(terms.values()) for terms in recent]).isfinite().tolist()
-        if not all(finite):
-            bad = finite.index(False)
-            figures = ", ".join(f"{name} {float(term):.4g}" for name, term in recent[bad].items())
-            raise InputError(f"step {step - len(recent) + 1 + bad}: the loss is not a finite number any more ({figures}); {self.last_good()}")
+        This is where the device is waited for. Raises InputError if a loss is not finite."""
+        table = sum_over_processes(torch.stack([torch.stack([*terms.values()]) for terms in recent])).tolist()
+        for number, row in enumerate(table, step - len(recent) + 1):
+            if not all(map(math.isfinite, row)):
+                figures = ", ".join(f"{name} {value:.4g}" for name, value in zip(recent[0], row))
+                raise InputError(f"step {number}: the loss is not a finite number any more ({figures}); {self.last_good()}")
+        return dict(zip(recent[0], table[-1]))
 
     def last_good(self):
         return (f"the last good checkpoint is that of {self.step} steps" if self.step else "there is no checkpoint yet") + (
@@ -295,9 +323,10 @@ class Run:
                   "seconds": round(time.monotonic() - self.started, 1), "made_with": made_with(self.args)}
         if self.sittings:
             record["resumed"] = self.sittings
-        write_json(self.path.parent / "run.json", record)
-        for name in ("checkpoint.pt", "started.json"):
-            (self.path.parent / name).unlink(missing_ok=True)
+        if self.log.file:
+            write_json(self.path.parent / "run.json", record)
+            for name in ("checkpoint.pt", "started.json"):
+                (self.path.parent / name).unlink(missing_ok=True)
         return record
 
 
@@ -306,7 +335,7 @@ def made_with(args):
     device = vars(args).get("device", "cpu")
     return {"commit": git_commit(), "python": platform.python_version(), "torch": str(torch.__version__),
             "device": torch.cuda.get_device_name() if device == "cuda" else device,
-            "cpu": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
+            "cpu": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads(), "processes": WORLD_SIZE}
 
 
 @functools.cache

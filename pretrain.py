@@ -2,6 +2,7 @@
 
     python pretrain.py --teacher FOLDER --corpus FILE_OR_FOLDER --out_dir FOLDER
 
+On N GPUs of a machine: torchrun --nproc_per_node=N pretrain.py ..., the same run, N times as fast at best.
 With --teacher none --config FOLDER it trains a BERT from scratch, on the MLM loss alone: that is how a teacher is made.
 Sanh et al. 2019 (arXiv:1910.01108), section 3. Read next: finetune.py.
 """
@@ -14,15 +15,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm import tqdm
 
 from checkpoint import begin, finished_run
 from data import Blocks, ahead, corpus_tokens, text_files
 from load_hf_weights import load_model, load_tokenizer, model_files, read_config, save_model
 from losses import TERMS, cast_once, full_precision, sum_over_chunks
 from model import MaskedLM, make_student
-from run import (DROPOUT, HELDOUT_MASKS, NEW_WEIGHTS, InputError, Parser, add_common_arguments, autocast, code_digest, command_line,
-                 compiler_works, files_digest, learning_rate, number, resolve, seed_torch)
+from run import (DROPOUT, HELDOUT_MASKS, NEW_WEIGHTS, RANK, WORLD_SIZE, InputError, Parser, add_common_arguments, autocast, code_digest,
+                 command_line, compiler_works, files_digest, in_parallel, learning_rate, no_sync, number, processes, progress_bar, resolve,
+                 seed_torch)
 
 CODE = ("run.py", "model.py", "losses.py", "data.py", "load_hf_weights.py", "checkpoint.py", "pretrain.py")  # what a student depends on
 HELDOUT_BLOCKS = 128  # held-out text is measured on so many blocks, spread evenly over it
@@ -144,19 +145,20 @@ def train(args, student, teacher, blocks, device, run):
     optimizer = torch.optim.AdamW(student.parameters(), betas=(0.9, 0.98), eps=1e-6, weight_decay=0.0, fused=True)
     student.train()
     first_step, recent = run.resume(student, optimizer), []
-    batches = ahead((blocks.training_batch(step, args.batch_size, args.mlm_prob, args.seed) for step in range(first_step, args.steps)),
+    parallel = in_parallel(triple_loss)
+    batches = ahead((own_rows(*blocks.training_batch(step, args.batch_size, args.mlm_prob, args.seed)) for step in range(first_step, args.steps)),
                     pin=device.type == "cuda")
     name = "/".join(Path(args.out_dir).parts[-2:])
-    with run.signals_wait(), tqdm(batches, total=args.steps, initial=first_step, desc=name, unit="step") as progress:
-        for step, (input_ids, labels) in enumerate(progress, first_step):
-            tokens, masked = input_ids.numel(), int((labels != -100).sum())
+    with run.signals_wait(), progress_bar(batches, total=args.steps, initial=first_step, desc=name, unit="step") as progress:
+        for step, (input_ids, labels, masked) in enumerate(progress, first_step):
             terms = collections.defaultdict(float)
             parts = zip(input_ids.tensor_split(args.grad_accum), labels.tensor_split(args.grad_accum))
             for part, (ids, part_labels) in enumerate(parts):
-                seed_torch(DROPOUT, args.seed, step, part)
-                with autocast(device, args.precision):
-                    loss, part_terms = triple_loss(ids.to(device, non_blocking=True), part_labels, tokens, masked)
-                loss.backward()
+                seed_torch(DROPOUT, args.seed, step, part * WORLD_SIZE + RANK)
+                with no_sync(parallel, last_part=part == args.grad_accum - 1):
+                    with autocast(device, args.precision):
+                        loss, part_terms = parallel(ids.to(device, non_blocking=True), part_labels, args.batch_size * args.max_length, int(masked))
+                    (loss * WORLD_SIZE).backward()  # the gradients' mean over the processes is then the gradient of the losses' sum
                 for name, term in part_terms.items():
                     terms[name] = terms[name] + term
             for group in optimizer.param_groups:
@@ -168,14 +170,18 @@ def train(args, student, teacher, blocks, device, run):
             recent.append(terms)  # they stay on the device, and are waited for only here:
             must_log, must_save = step % args.log_every == 0 or step == args.steps - 1, run.must_save(step + 1)
             if must_log or must_save:
-                run.check_losses(recent, step)
+                figures = run.check_losses(recent, step)
                 recent.clear()
             if must_log:
-                figures = {name: float(term) for name, term in terms.items()}
                 run.log.write(step=step, lr=optimizer.param_groups[0]["lr"], **figures)
                 progress.set_postfix({name: f"{value:.3f}" for name, value in figures.items()})
             if must_save:
                 run.save(step + 1, student, optimizer)
+
+
+def own_rows(input_ids, labels):
+    """(input_ids, labels, masked): of a batch, this process's rows, every WORLD_SIZE-th, and how many tokens all of it masks."""
+    return *(x[RANK::WORLD_SIZE].contiguous() for x in (input_ids, labels)), (labels != -100).sum()
 
 
 def compiling_pays(args, student, device):
@@ -280,8 +286,9 @@ def read_arguments(arguments):
         raise InputError(f"all losses are off: set {' or '.join(f'--use_{term}' for term in TERMS)} to 1")
     if args.mlm_prob == 0 and all("labels" in wanted_by(TERMS[term][0]) for term in args.weights):
         raise InputError("--mlm_prob 0 masks nothing, so the MLM loss has nothing to learn from")
-    if args.grad_accum > args.batch_size:
-        raise InputError(f"--grad_accum {args.grad_accum} is more parts than --batch_size {args.batch_size} has sequences")
+    if args.grad_accum * WORLD_SIZE > args.batch_size:
+        raise InputError(f"--grad_accum {args.grad_accum}{f' on {WORLD_SIZE} processes' if WORLD_SIZE > 1 else ''} is more parts than "
+                         f"--batch_size {args.batch_size} has sequences")
     return args
 
 
@@ -342,7 +349,7 @@ def main(arguments):
     sources = made_of(args)
     if record := finished_run(args, sources, reads=(args.teacher, args.config), texts=(*args.corpus, *(args.heldout or ()))):
         return record
-    with begin(args, sources) as run:
+    with processes(args), begin(args, sources) as run:
         device = torch.device(args.device)
         student, teacher, tokenizer = load_models(args)
         blocks, heldout = load_blocks(args, tokenizer)
@@ -357,7 +364,8 @@ def main(arguments):
         run.log.write(step=args.steps, heldout=after)
         if not np.isfinite(sum(after.values())):  # the last step, which no loss has been taken of yet
             raise InputError(f"step {args.steps}: the held-out loss is not a finite number ({after}); {run.last_good()}")
-        save_model(student, tokenizer, args.out_dir)
+        if RANK == 0:
+            save_model(student, tokenizer, args.out_dir)
         record = run.finish(heldout_after=after, corpus_blocks=blocks.count, parameters=sum(p.numel() for p in student.parameters()))
     before = record["heldout_before"]
     print(f"{args.out_dir}: held out, " + ", ".join(f"{name} {before[name]:.3f} -> {after[name]:.3f}" for name in after))

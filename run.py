@@ -19,6 +19,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import distributed, nn
+from tqdm import tqdm
+
+# Of the processes that torchrun started, which one this is; alone, the first of one.
+RANK, WORLD_SIZE, LOCAL_RANK = (int(os.environ.get(name, alone)) for name, alone in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
 
 
 class InputError(Exception):
@@ -44,6 +49,8 @@ def command_line(main):
             signal.signal(number, interrupt)
     for stream in (sys.stdout, sys.stderr):  # file names may be no text
         stream.reconfigure(errors="backslashreplace")
+    if RANK:  # the first process speaks for all
+        sys.stdout = open(os.devnull, "w")
     status = 2
     try:
         main(sys.argv[1:])
@@ -58,7 +65,8 @@ def command_line(main):
         message = "error: out of memory: lower --batch_size or --max_length; pretrain.py has --grad_accum and --chunk_tokens too"
     except Interrupted as stop:
         message, status = str(stop), 128 + stop.number
-    print(f"{Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
+    process = f"process {RANK} of {WORLD_SIZE}: " if WORLD_SIZE > 1 else ""
+    print(f"{Path(sys.argv[0]).name}: {process}{' '.join(message.split())}", file=sys.stderr)
     sys.exit(status)
 
 
@@ -135,6 +143,80 @@ def resolve_device(name):
     if not there[name]:
         raise InputError(f"--device {name}: torch finds no such device here; use --device cpu")
     return name
+
+
+# ---- Several processes: torchrun --nproc_per_node=N pretrain.py ... ----
+
+@contextlib.contextmanager
+def processes(args):
+    """Within, the processes that torchrun started are connected: nccl between GPUs, gloo between CPUs. Alone, nothing happens.
+
+    Raises InputError if there is no device for this process, or another process ends before its time."""
+    if WORLD_SIZE == 1:
+        yield
+        return
+    if args.device == "mps" or (args.device == "cuda" and LOCAL_RANK >= torch.cuda.device_count()):
+        raise InputError(f"--device {args.device}: there is none for process {LOCAL_RANK} of this machine; start fewer processes")
+    if args.device == "cuda":
+        torch.cuda.set_device(LOCAL_RANK)
+    try:  # what is no tensor of a GPU goes through gloo, which needs no GPU to be waited for
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if args.device == "cuda" else "gloo")
+        yield
+        distributed.barrier()  # nobody leaves while another one still has questions
+    except RuntimeError as error:
+        if not is_lost_connection(error):
+            raise
+        raise InputError(f"{LOST_CONNECTION}; the same command goes on from its last checkpoint") from None
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+LOST_CONNECTION = "another process was killed, or ended with an error of its own"
+
+
+def is_lost_connection(error):
+    """Whether it is the transport's error about a process that is gone."""
+    return WORLD_SIZE > 1 and isinstance(error, RuntimeError) and (
+        isinstance(error, distributed.DistError) or "gloo" in str(error) or "Connection" in str(error))
+
+
+def in_parallel(module):
+    """The module, whose gradients become the mean over the processes in backward()."""
+    return nn.parallel.DistributedDataParallel(module, broadcast_buffers=False) if WORLD_SIZE > 1 else module
+
+
+def no_sync(module, last_part):
+    """A context for a part of an optimizer step: only after the last one do the processes exchange gradients."""
+    return contextlib.nullcontext() if WORLD_SIZE == 1 or last_part else module.no_sync()
+
+
+def sum_over_processes(x):
+    """A tensor, summed over the processes, in place."""
+    if WORLD_SIZE > 1:
+        distributed.all_reduce(x)
+    return x
+
+
+def agreed(number):
+    """The largest of the processes' numbers, a whole number."""
+    largest = torch.tensor(number)
+    if WORLD_SIZE > 1:
+        distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+    return int(largest)
+
+
+def of_the_first(value):
+    """What the first process has."""
+    values = [value]
+    if WORLD_SIZE > 1:
+        distributed.broadcast_object_list(values, device=torch.device("cpu"))
+    return values[0]
+
+
+def progress_bar(iterable, **options):
+    """tqdm's, of the first process alone."""
+    return tqdm(iterable, **options, **({"disable": True} if RANK else {}))
 
 
 def autocast(device, precision):
