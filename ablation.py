@@ -14,7 +14,7 @@ import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import active_children, get_context, parent_process
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import torch
@@ -24,12 +24,13 @@ import finetune
 import pretrain
 import toy
 from checkpoint import outdated
-from data import TASKS, collate, encode, read_dev, read_train, text_files
+from corpus import text_files
+from data import TASKS, collate, encode, read_dev, read_train
 from load_hf_weights import load_model, load_tokenizer
 from model import Classifier
 from report import summarize, write_report
-from run import (InputError, Interrupted, Parser, autocast, command_line, hold, interrupt, list_of, number, one_of, peak_memory,
-                 resolve_device, words)
+from run import (InputError, Interrupted, Parser, autocast, command_line, hold, interrupt, leave_with_parent, list_of, number, one_of,
+                 peak_memory, resolve_device, words)
 
 # name: (heading, what it changes against the baseline, as arguments of pretrain.py). A line more is a variant more.
 VARIANTS = {
@@ -204,7 +205,7 @@ def begin_job(threads):
     torch.set_num_threads(threads)
     tqdm.set_lock(threading.RLock())  # its own, between processes, would be missed with a warning when this process is ended
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the first one ends the others
-    threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
+    leave_with_parent()
 
 
 def threads_of_a_job(jobs):

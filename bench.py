@@ -23,7 +23,8 @@ import finetune
 import pretrain
 import toy
 from checkpoint import begin
-from data import Example, collate, corpus_tokens, encode, mask_tokens, read_dev, read_train, text_files
+from corpus import corpus_tokens, text_files
+from data import Example, collate, encode, mask_tokens, read_dev, read_train
 from load_hf_weights import load_model, load_tokenizer, model_files, read_config, save_model
 from losses import WEIGHTS, cosine_loss, distillation_loss, mlm_loss
 from model import Classifier, MaskedLM, make_student

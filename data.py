@@ -1,13 +1,9 @@
-"""Text in, batches out: a corpus as one token array on disk, blocks and their masks, the readers of GLUE and IMDb.
+"""Batches: blocks of the corpus and their masks, the readers of GLUE and IMDb, rows of texts.
 
 A block and its mask are pure functions of (seed, step, row): no state, so nothing to save and nothing to lose.
 Read next: pretrain.py (blocks) and finetune.py (tasks).
 """
-import contextlib
 import functools
-import hashlib
-import inspect
-import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from run import MASKS, ORDER, InputError, files_digest, hold, write_all
+from corpus import open_text
+from run import MASKS, ORDER, InputError
 
 
 def ahead(batches, pin=False):
@@ -36,134 +32,7 @@ def ahead(batches, pin=False):
             yield batch
 
 
-# ---- The corpus: text files -> one array of token ids on disk -> blocks ----
-
-GROUP = 1 << 20       # characters tokenized at once; bounds the memory, whatever the size of the corpus
-LONGEST_PIECE = 1 << 16  # characters of a line tokenized at once, likewise
-
-
-def text_files(paths):
-    """The files named, and those under the folders named that end in .txt, .raw or .tokens, sorted. Raises InputError."""
-    files = []
-    for path in map(Path, paths):
-        if not path.exists():
-            raise InputError(f"{path}: no such file or folder")
-        found = [path] if path.is_file() else sorted(
-            f for f in path.rglob("*") if f.suffix in (".txt", ".raw", ".tokens") and f.is_file())
-        if not found:
-            raise InputError(f"{path}: this folder holds no .txt, .raw or .tokens file")
-        files += found
-    return files
-
-
-def lines(file, progress):
-    """A file's lines, "" where a document ends; a very long line comes in pieces, cut at spaces. Raises InputError."""
-    carried, starts_line = "", True
-    with open_text(file) as text:
-        before = progress.n
-        while piece := text.readline(LONGEST_PIECE):
-            progress.update(before + text.buffer.tell() - progress.n)  # bytes
-            ends_line = piece.endswith("\n")
-            piece, carried = carried + piece, ""
-            if not ends_line:  # cut in mid-line, or the file's end: the last word waits for its other half
-                cut = piece.rfind(" ") + 1 or len(piece)
-                piece, carried = piece[:cut], piece[cut:]
-            if piece.strip() or (starts_line and ends_line):
-                yield piece.strip()
-            starts_line = ends_line
-    if carried:
-        yield carried.strip()
-    yield ""
-
-
-@contextlib.contextmanager
-def open_text(path, newline=None):
-    """A text file, read as UTF-8 without its byte-order mark. Raises InputError, with the line that is not UTF-8."""
-    try:
-        with open(path, encoding="utf-8-sig", newline=newline) as file:
-            yield file
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except UnicodeDecodeError:
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    line.decode("utf-8")
-                except UnicodeDecodeError as error:
-                    raise InputError(f"{path}: line {number} is not UTF-8 text (byte {line[error.start]:#04x}); convert the "
-                                     "file first, for example with iconv") from None
-        raise
-
-
-def tokenize(files, tokenizer, out):
-    """Append the ids of all files to the binary file `out`: a document's lines one after the other, then [SEP]."""
-    dtype, sep = token_dtype(tokenizer), tokenizer.token_to_id("[SEP]")
-    ended = True  # no [SEP] at the start, and none behind another
-    total = sum(os.path.getsize(file) for file in files)
-    with tqdm(total=total, unit="B", unit_scale=True, desc="tokenizing", leave=False) as progress:
-        encoded = ((group, tokenizer.encode_batch_fast(group, add_special_tokens=False)) for group in groups(files, progress))
-        for group, encodings in ahead(encoded):  # the tokenizers library works on all cores, while the ids before are written
-            ids = []
-            for line, encoding in zip(group, encodings):
-                if found := encoding.ids:
-                    ids += found
-                    ended = False
-                elif not line and not ended:
-                    ids.append(sep)
-                    ended = True
-            write_all(out, np.asarray(ids, dtype=dtype).tobytes())
-
-
-def groups(files, progress):
-    """The files' lines, in lists of some GROUP characters."""
-    group, size = [], 0
-    for file in files:
-        for line in lines(file, progress):
-            group.append(line)
-            size += len(line)
-            if size > GROUP:
-                yield group
-                group, size = [], 0
-    if group:
-        yield group
-
-
-MADE_BY = "".join(map(inspect.getsource, (lines, tokenize, groups)))  # an edit makes the tokens anew
-
-
-def token_dtype(tokenizer):
-    return np.uint16 if tokenizer.get_vocab_size() <= 1 << 16 else np.uint32
-
-
-def corpus_tokens(paths, tokenizer, cache_dir):
-    """All token ids of the text in `paths`, a read-only memory map: (tokens,), uint16 or uint32.
-
-    Made once and kept in cache_dir under a name that follows from the text, the tokenizer and the code. Raises InputError."""
-    files = text_files(paths)
-    digest = hashlib.blake2b(f"{files_digest(files)} {tokenizer.to_str()} {MADE_BY}".encode(), digest_size=12).hexdigest()
-    cache, dtype = Path(cache_dir), token_dtype(tokenizer)
-
-    def made():  # its name ends in the number of tokens, so that a file cut short does not pass for it
-        return next((path for path in cache.glob(f"tokens-{digest}-*.bin")
-                     if path.name == f"tokens-{digest}-{path.stat().st_size // dtype().itemsize}.bin"), None)
-    if not made():
-        cache.mkdir(parents=True, exist_ok=True)
-        temporary = cache / f"tokens-{digest}.tmp"
-        with hold(temporary, wait=True) as out:  # several runs may want it: the first one makes it, the others wait
-            try:
-                if not made():
-                    out.truncate(0)  # of a process that was killed meanwhile
-                    tokenize(files, tokenizer, out)
-                    os.fsync(out.fileno())
-                    os.replace(temporary, cache / f"tokens-{digest}-{temporary.stat().st_size // dtype().itemsize}.bin")
-            except OSError as error:
-                raise OSError(error.errno, error.strerror, error.filename or str(temporary)) from None
-            finally:
-                temporary.unlink(missing_ok=True)
-    if made().stat().st_size == 0:
-        raise InputError(f"{', '.join(map(str, paths))}: no text in it")
-    return np.memmap(made(), dtype=dtype, mode="r")
-
+# ---- The corpus in blocks ----
 
 class Blocks:
     """A corpus in blocks of max_length tokens: [CLS], max_length - 2 tokens of running text, [SEP]. No padding anywhere.
@@ -202,7 +71,7 @@ class Blocks:
 
 @functools.lru_cache(maxsize=2)  # a batch may reach over the end of an epoch
 def shuffled(count, seed, epoch):
-    return np.random.default_rng((ORDER, seed, epoch)).permutation(count)
+    return np.random.default_rng((ORDER, seed, epoch)).permutation(np.arange(count, dtype=np.uint32))  # 4 bytes a block of the corpus
 
 
 def mask_tokens(ids, rng, mlm_prob, special, mask, vocab_size):

@@ -26,7 +26,7 @@ from model import Classifier
 from run import (DROPOUT, NEW_WEIGHTS, InputError, Parser, add_common_arguments, autocast, code_digest, command_line, files_digest,
                  learning_rate, number, one_of, resolve, seed_torch, write_file, write_json)
 
-CODE = ("run.py", "model.py", "data.py", "load_hf_weights.py", "checkpoint.py", "finetune.py")  # what a fine-tuned model depends on
+CODE = ("run.py", "model.py", "corpus.py", "data.py", "load_hf_weights.py", "checkpoint.py", "finetune.py")  # what a fine-tuned model depends on
 OTHER_LOSSES = ("mlm_loss", "cosine_loss", "TERMS", "WEIGHTS", "sum_over_chunks", "SumOverChunks")  # and does not depend on
 
 

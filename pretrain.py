@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from checkpoint import begin, finished_run
-from data import Blocks, ahead, corpus_tokens, text_files
+from corpus import corpus_tokens, text_files
+from data import Blocks, ahead
 from load_hf_weights import load_model, load_tokenizer, model_files, read_config, save_model
 from losses import TERMS, cast_once, full_precision, sum_over_chunks
 from model import MaskedLM, make_student
@@ -25,7 +26,7 @@ from run import (DROPOUT, HELDOUT_MASKS, NEW_WEIGHTS, RANK, WORLD_SIZE, InputErr
                  command_line, compiler_works, files_digest, in_parallel, learning_rate, no_sync, number, processes, progress_bar, resolve,
                  seed_torch)
 
-CODE = ("run.py", "model.py", "losses.py", "data.py", "load_hf_weights.py", "checkpoint.py", "pretrain.py")  # what a student depends on
+CODE = ("run.py", "model.py", "losses.py", "corpus.py", "data.py", "load_hf_weights.py", "checkpoint.py", "pretrain.py")  # what a student depends on
 HELDOUT_BLOCKS = 128  # held-out text is measured on so many blocks, spread evenly over it
 
 

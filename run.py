@@ -15,6 +15,8 @@ import resource
 import shlex
 import signal
 import sys
+import threading
+from multiprocessing import parent_process
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +145,11 @@ def resolve_device(name):
     if not there[name]:
         raise InputError(f"--device {name}: torch finds no such device here; use --device cpu")
     return name
+
+
+def leave_with_parent():
+    """End this process as soon as the one that started it is gone."""
+    threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
 
 
 # ---- Several processes: torchrun --nproc_per_node=N pretrain.py ... ----

@@ -26,7 +26,8 @@ import pretrain
 import unpack
 from checkpoint import find_run, read_checkpoint
 from conftest import ROOT, TINY
-from data import TASKS, Blocks, corpus_tokens, read_dev, read_train, read_tsv
+from corpus import corpus_tokens
+from data import TASKS, Blocks, read_dev, read_train, read_tsv
 from load_hf_weights import count_weights, load_model, load_tokenizer, read_config
 from model import BertConfig, Classifier, MaskedLM
 from run import InputError
@@ -127,7 +128,7 @@ def test_damaged_token_caches_are_noticed(place, tokenizer, tmp_path):
 def test_a_line_of_100_MB_in_bounded_memory(place, tokenizer, tmp_path):
     line = b"banbins good bad, " * (100_000_000 // 18)
     (place / "line.txt").write_bytes(line)
-    script = ("import sys; from data import corpus_tokens; from load_hf_weights import load_tokenizer; from run import peak_memory\n"
+    script = ("import sys; from corpus import corpus_tokens; from load_hf_weights import load_tokenizer; from run import peak_memory\n"
               "before = peak_memory(); tokens = corpus_tokens([sys.argv[1]], load_tokenizer(sys.argv[2]), sys.argv[3]); print(len(tokens), peak_memory() - before)")
     done = subprocess.run([sys.executable, "-c", script, place / "line.txt", place / "teacher", tmp_path], cwd=ROOT, capture_output=True, text=True, check=True)
     tokens, more_memory = done.stdout.split()

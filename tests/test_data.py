@@ -1,4 +1,4 @@
-"""data.py: the corpus on disk, blocks and masks; the tasks' files as they really are, and as they should not be."""
+"""data.py: blocks and masks; the tasks' files as they really are, and as they should not be."""
 import random
 import shutil
 from pathlib import Path
@@ -10,95 +10,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 import data
 from conftest import SHARED, sentence
-from data import (TASKS, Blocks, Example, collate, corpus_tokens, encode, mask_tokens, read_dev, read_train, read_tsv, shuffled_batches,
+from corpus import corpus_tokens
+from data import (TASKS, Blocks, Example, collate, encode, mask_tokens, read_dev, read_train, read_tsv, shuffled_batches,
                   sorted_batches, task_title)
 from run import InputError
-
-
-@pytest.fixture
-def corpus(tmp_path, tokenizer):
-    """corpus(bytes, ...) -> the tokens of files with that content, as words."""
-    def make(*contents):
-        folder = tmp_path / f"corpus{len(list(tmp_path.iterdir()))}"
-        folder.mkdir()
-        for number, content in enumerate(contents):
-            (folder / f"{number}.txt").write_bytes(content)
-        return [tokenizer.id_to_token(i) for i in corpus_tokens([folder], tokenizer, tmp_path / "cache")]
-    return make
-
-
-def test_documents_end_in_sep(corpus):
-    assert corpus(b"a b\nc\n\n\nd\n", b"e") == ["a", "b", "c", "[SEP]", "d", "[SEP]", "e", "[SEP]"]
-    assert corpus(b"\n\n \na\n\n") == ["a", "[SEP]"]
-
-
-def test_line_ends_byte_order_marks_and_nul_bytes(corpus):
-    assert corpus(b"\xef\xbb\xbfa b\r\nc\r\n\r\nd") == ["a", "b", "c", "[SEP]", "d", "[SEP]"]
-    assert corpus(b"a\0 b\n") == ["a", "b", "[SEP]"]
-
-
-def test_a_long_line_is_cut_between_words(corpus, monkeypatch):
-    monkeypatch.setattr(data, "LONGEST_PIECE", 64)
-    monkeypatch.setattr(data, "GROUP", 200)
-    words = random.Random(0).choices(["banbins", "bad", "good", "a"], k=500)
-    whole = corpus(" ".join(words).encode())
-    monkeypatch.setattr(data, "LONGEST_PIECE", 1 << 16)
-    assert whole == corpus("\n".join(words).encode() + b"\n")
-    assert len(corpus(b"x" * 100_000)) < 5  # one word of 100 kB, no white space to cut at
-
-
-def test_the_last_line_and_long_lines_end_no_document(corpus, monkeypatch):
-    assert corpus(b"a b\n c") == corpus(b"a b\nc\n") == ["a", "b", "c", "[SEP]"]
-    monkeypatch.setattr(data, "LONGEST_PIECE", 8)
-    assert corpus(b"banbinsb\nc") == corpus(b"banbinsb\nc\n") == ["[UNK]", "c", "[SEP]"]
-    assert corpus(b"a         \t         b\n") == ["a", "b", "[SEP]"]
-
-
-def test_tokens_are_those_of_the_tokenizer(world, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "GROUP", 500)  # many groups
-    tokens = corpus_tokens([world / "corpus.txt"], tokenizer, tmp_path)
-    expected = []
-    for document in (world / "corpus.txt").read_text().split("\n\n"):
-        expected += tokenizer.encode(document.replace("\n", " "), add_special_tokens=False).ids + [tokenizer.token_to_id("[SEP]")]
-    assert tokens.dtype == np.uint16 and isinstance(tokens, np.memmap) and tokens.tolist() == expected
-
-
-def test_a_large_vocabulary_takes_four_bytes(tmp_path):
-    words = ["[UNK]", "[SEP]", *(f"w{i}" for i in range(70_000))]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    (tmp_path / "text.txt").write_text("w69999 w1\n")
-    tokens = corpus_tokens([tmp_path / "text.txt"], tokenizer, tmp_path)
-    assert tokens.dtype == np.uint32 and tokens.tolist() == [70_001, 3, 1]
-
-
-def test_tokens_are_reused_while_text_and_tokenizer_stay(world, tokenizer, tmp_path, monkeypatch):
-    text, cache = tmp_path / "text.txt", tmp_path / "cache"
-    shutil.copy(world / "corpus.txt", text)
-    first = corpus_tokens([text], tokenizer, cache)
-    with monkeypatch.context() as patch:
-        patch.setattr(data, "tokenize", None)  # called, it would fail
-        shutil.copy(text, tmp_path / "copy.txt")
-        assert np.array_equal(corpus_tokens([tmp_path / "copy.txt"], tokenizer, cache), first)
-    text.write_text(text.read_text() + "good\n")
-    assert len(corpus_tokens([text], tokenizer, cache)) == len(first) + 1  # the last document goes on
-    tokenizer.add_tokens(["banbin"])
-    corpus_tokens([text], tokenizer, cache)
-    assert len(list(cache.iterdir())) == 3
-
-
-def test_corpora_that_cannot_be(corpus, tokenizer, tmp_path):
-    for content in (b"", b"\n \n"):
-        with pytest.raises(InputError, match="no text in it"):
-            corpus(content)
-    with pytest.raises(InputError, match=r"0.txt: line 2 is not UTF-8 text \(byte 0xe9"):
-        corpus(b"good\ncaf\xe9 bad\n")
-    assert not list((tmp_path / "cache").glob("*.tmp*"))
-    with pytest.raises(InputError, match="absent: no such file"):
-        corpus_tokens([tmp_path / "absent"], tokenizer, tmp_path)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="empty: this folder holds no .txt"):
-        corpus_tokens([tmp_path / "empty"], tokenizer, tmp_path)
 
 
 @pytest.fixture
