@@ -1,7 +1,10 @@
 """Hugging Face's BERT folders, in and out: config.json, model.safetensors, vocab.txt, tokenizer.json, tokenizer_config.json.
 
+    python load_hf_weights.py FOLDER --to distilbert --out FOLDER
+
 What is special: every name of a weight stands in one table; a model is built without memory first, and each of its
 weights must be found in the files, in its shape, or nothing is loaded. transformers opens what save_model writes.
+DistilBERT's folders can be read too, and written with the command above.
 Read next: pretrain.py.
 """
 import dataclasses
@@ -16,7 +19,7 @@ from safetensors.torch import load_file, save
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from model import BertConfig, Classifier, MaskedLM
-from run import InputError, read_json, write_file, write_json
+from run import InputError, Parser, command_line, read_json, write_file, write_json
 
 # Our name of a weight -> Hugging Face's name, or the three that our one matrix holds below each other. {} is the layer.
 BERT_NAMES = {
@@ -37,13 +40,36 @@ HEAD_NAMES = {
     Classifier: {"pooler.dense.*": "bert.pooler.dense.*", "head.*": "classifier.*"},
 }
 ARCHITECTURES = {MaskedLM: "BertForMaskedLM", Classifier: "BertForSequenceClassification"}
+# The same for DistilBERT, in whose config.json the fields have names of their own. It is a BERT without token types, and with
+# other heads for tasks, which are not read: a Classifier's pooler and head are not among these names.
+DISTILBERT_NAMES = {
+    "bert.embeddings.word.weight": "distilbert.embeddings.word_embeddings.weight",
+    "bert.embeddings.position.weight": "distilbert.embeddings.position_embeddings.weight",
+    "bert.embeddings.token_type.weight": (),  # none: zeros, when read
+    "bert.embeddings.norm.*": "distilbert.embeddings.LayerNorm.*",
+    "bert.layers.{}.qkv.*": tuple(f"distilbert.transformer.layer.{{}}.attention.{part}.*" for part in ("q_lin", "k_lin", "v_lin")),
+    "bert.layers.{}.attention_out.*": "distilbert.transformer.layer.{}.attention.out_lin.*",
+    "bert.layers.{}.attention_norm.*": "distilbert.transformer.layer.{}.sa_layer_norm.*",
+    "bert.layers.{}.ffn_in.*": "distilbert.transformer.layer.{}.ffn.lin1.*",
+    "bert.layers.{}.ffn_out.*": "distilbert.transformer.layer.{}.ffn.lin2.*",
+    "bert.layers.{}.ffn_norm.*": "distilbert.transformer.layer.{}.output_layer_norm.*",
+}
+DISTILBERT_HEAD_NAMES = {
+    MaskedLM: {"head.dense.*": "vocab_transform.*", "head.norm.*": "vocab_layer_norm.*", "head.bias": "vocab_projector.bias"},
+}
+DISTILBERT_FIELDS = {  # BertConfig's name of a field -> DistilBERT's. Its LayerNorm's epsilon is no field: always 1e-12.
+    "vocab_size": "vocab_size", "hidden_size": "dim", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads",
+    "intermediate_size": "hidden_dim", "max_position_embeddings": "max_position_embeddings", "hidden_dropout_prob": "dropout",
+    "attention_probs_dropout_prob": "attention_dropout", "initializer_range": "initializer_range", "pad_token_id": "pad_token_id",
+}
 PARTS = {"pooler": "pooler.", "classifier": "head."}  # what load_model's `new` can name: how our names of it begin
 
 
-def weight_names(model):
-    """{our name: (Hugging Face's names)} of every weight of a model."""
+def weight_names(model, layout="bert"):
+    """{our name: (Hugging Face's names)} of every weight of a model that the layout, "bert" or "distilbert", has a name for."""
     table = {}
-    for ours, theirs in {**BERT_NAMES, **HEAD_NAMES[type(model)]}.items():
+    encoder, heads = (BERT_NAMES, HEAD_NAMES) if layout == "bert" else (DISTILBERT_NAMES, DISTILBERT_HEAD_NAMES)
+    for ours, theirs in {**encoder, **heads.get(type(model), {})}.items():
         theirs = (theirs,) if isinstance(theirs, str) else theirs
         for layer in range(model.config.num_hidden_layers) if "{}" in ours else (None,):
             for kind in ("weight", "bias") if "*" in ours else (None,):
@@ -59,25 +85,36 @@ def read_config(folder):
     """BertConfig from a folder's config.json. Raises InputError for another architecture, or what we do not implement."""
     path = Path(folder) / "config.json"
     raw = read_json(path)
-    if raw.get("model_type", "bert") != "bert":
-        raise InputError(f"{path}: model_type is {raw['model_type']!r}; only BERT ('bert') can be loaded")
-    for key, only in {"hidden_act": "gelu", "position_embedding_type": "absolute", "tie_word_embeddings": True,
-                      "is_decoder": False, "add_cross_attention": False}.items():
+    layout = raw.get("model_type", "bert")
+    if layout not in ("bert", "distilbert"):
+        raise InputError(f"{path}: model_type is {layout!r}; only BERT ('bert') and DistilBERT ('distilbert') can be loaded")
+    theirs = {field.name: field.name for field in dataclasses.fields(BertConfig)} if layout == "bert" else DISTILBERT_FIELDS
+    implemented = {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
+    if layout == "distilbert":
+        implemented = {"activation": "gelu", "sinusoidal_pos_embds": False, "tie_weights_": True}
+    for key, only in {**implemented, "tie_word_embeddings": True}.items():
         if raw.get(key, only) != only:
             raise InputError(f"{path}: {key} is {raw[key]!r}; only {only!r} is implemented")
     required = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-    if missing := [key for key in required if key not in raw]:
+    if missing := [theirs[name] for name in required if theirs[name] not in raw]:
         raise InputError(f"{path}: lacks {', '.join(missing)}")
-    fields = {field.name: raw[field.name] for field in dataclasses.fields(BertConfig) if field.name in raw}
     try:
-        config = BertConfig(**fields)
+        config = BertConfig(**{name: raw[key] for name, key in theirs.items() if key in raw})
     except (ValueError, TypeError) as error:
-        raise InputError(f"{path}: {error}") from None
+        message = str(error)
+        for name, key in theirs.items():  # it speaks of our fields, the file of its own
+            message = message.replace(name, key)
+        raise InputError(f"{path}: {message}") from None
     size, memory = 4 * count_weights(config), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if size > memory or config.num_hidden_layers > 1000:  # refused before anything of that size is made
         raise InputError(f"{path}: asks for {config.num_hidden_layers} layers and {size / 2 ** 30:,.1f} GiB of weights; this machine "
                          f"has {memory / 2 ** 30:,.1f} GiB of memory")
     return config
+
+
+def read_layout(folder):
+    """"bert" or "distilbert": by whose names a folder calls its weights. To be asked once read_config has accepted it."""
+    return read_json(Path(folder) / "config.json").get("model_type", "bert")
 
 
 def count_weights(config):
@@ -116,13 +153,13 @@ def model_files(folder, weights=True):
     return [folder / "config.json", *words, *(weight_files(folder) if weights else [])]
 
 
-def read_weights(folder):
+def read_weights(folder, layout="bert"):
     """{Hugging Face's name: tensor} from safetensors or .bin, whole or in shards; old names made new. Raises InputError."""
     weights = {}
     for file in weight_files(folder):
         if file.suffix != ".json":
             weights.update(read_weight_file(file))
-    return {modern_name(name, weights): tensor for name, tensor in weights.items()}
+    return {modern_name(name, weights, layout): tensor for name, tensor in weights.items()}
 
 
 def read_weight_file(path):
@@ -173,11 +210,11 @@ def unreadable(path, error):
     return InputError(f"{path}: cannot be read as weights: {reason}")
 
 
-def modern_name(name, weights):
-    """bert-base-uncased's own files say gamma and beta; encoders saved alone have no `bert.` in front."""
+def modern_name(name, weights, layout):
+    """bert-base-uncased's own files say gamma and beta; encoders saved alone have no `bert.` (or `distilbert.`) in front."""
     name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-    if name.split(".")[0] in ("embeddings", "encoder", "pooler") and "embeddings.word_embeddings.weight" in weights:
-        name = f"bert.{name}"
+    if name.split(".")[0] in ("embeddings", "encoder", "transformer", "pooler") and "embeddings.word_embeddings.weight" in weights:
+        name = f"{layout}.{name}"
     return name
 
 
@@ -185,23 +222,31 @@ def load_model(folder, cls=MaskedLM, new=(), **kwargs):
     """A cls (MaskedLM or Classifier) with the weights of a folder in Hugging Face's layout: fp32, on the CPU, in eval mode.
 
     new: the parts that start at random, whether the folder has them or not: "pooler", "classifier". kwargs go to cls;
-    num_labels, if not given, is what config.json says.
+    num_labels, if not given, is what config.json says. From a DistilBERT folder the token types are zeros, which is its own
+    arithmetic, and the head for a task must be new; dropout in training is BERT's, which has one more after the attention.
     Raises InputError: unreadable, another architecture, weights missing (all named), of a wrong shape, or not finite."""
-    config = read_config(folder)
+    config, layout = read_config(folder), read_layout(folder)
+    architecture = ARCHITECTURES[cls].replace("Bert", {"bert": "Bert", "distilbert": "DistilBert"}[layout])
     if cls is Classifier:
         kwargs.setdefault("num_labels", len(config.id2label or (0, 1)))
     with torch.device("meta"):  # shapes without memory: whatever the config claims, nothing is allocated yet
         model = cls(config, **kwargs)
-    weights, names = read_weights(folder), weight_names(model)
+    weights, names = read_weights(folder, layout), weight_names(model, layout)
     check_decoder(folder, weights)
 
     state, missing, wrong = {}, [], []
     for ours, parameter in model.state_dict().items():
-        found = [weights.get(theirs) for theirs in names[ours]]
         if cls is Classifier and ours.startswith(tuple(PARTS[part] for part in new)):
             std = 0.0 if ours.endswith("bias") else config.initializer_range
             state[ours] = torch.randn(parameter.shape) * std
             continue
+        if ours not in names:
+            raise InputError(f"{folder}: a DistilBERT, whose head for a task is another one than BERT's and cannot be loaded; "
+                             "fine-tune the folder with finetune.py, which gives it a new head")
+        if not names[ours]:
+            state[ours] = torch.zeros(parameter.shape)
+            continue
+        found = [weights.get(theirs) for theirs in names[ours]]
         shape = (parameter.shape[0] // len(found), *parameter.shape[1:])
         missing += [theirs for theirs, x in zip(names[ours], found) if x is None]
         wrong += [f"{theirs} is {tuple(x.shape)}, not {shape}" for theirs, x in zip(names[ours], found)
@@ -211,12 +256,12 @@ def load_model(folder, cls=MaskedLM, new=(), **kwargs):
             if not state[ours].isfinite().all():
                 raise InputError(f"{folder}: {', '.join(names[ours])}: some of its numbers are not finite")
     if missing:
-        raise InputError(f"{folder}: lacks {', '.join(missing)}, which {ARCHITECTURES[cls]} needs")
+        raise InputError(f"{folder}: lacks {', '.join(missing)}, which {architecture} needs")
     if wrong:
         raise InputError(f"{folder}: does not fit its config.json: {', '.join(wrong)}")
     known = {theirs for group in names.values() for theirs in group}
-    extra = [name for name in weights if name.startswith(("bert.embeddings.", "bert.encoder.")) and name not in known
-             and not name.endswith("position_ids")]
+    encoder = tuple(f"{layout}.{part}." for part in ("embeddings", "encoder", "transformer"))
+    extra = [name for name in weights if name.startswith(encoder) and name not in known and not name.endswith("position_ids")]
     if extra:  # leaving out a part of the encoder would silently load another model
         raise InputError(f"{folder}: config.json has no place for {', '.join(extra)}")
     model.load_state_dict(state, assign=True)
@@ -226,7 +271,8 @@ def load_model(folder, cls=MaskedLM, new=(), **kwargs):
 def check_decoder(folder, weights):
     """The decoder is the word embeddings, and has one bias. A checkpoint may repeat them, but not differ."""
     for copy, original in (("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"),
-                           ("cls.predictions.decoder.bias", "cls.predictions.bias")):
+                           ("cls.predictions.decoder.bias", "cls.predictions.bias"),
+                           ("vocab_projector.weight", "distilbert.embeddings.word_embeddings.weight")):
         if copy in weights and not torch.equal(weights[copy], weights.setdefault(original, weights[copy])):
             raise InputError(f"{folder}: {copy} differs from {original}; a decoder that is not tied is not implemented")
 
@@ -288,26 +334,84 @@ def wordpiece_tokenizer(folder):
 def save_model(model, tokenizer, folder):
     """Write the model and its tokenizer in Hugging Face's layout, fp32. Each file is written whole or not at all, and
     model.safetensors last: a folder without it holds no model."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     config = {"architectures": [ARCHITECTURES[type(model)]], "model_type": "bert", "hidden_act": "gelu",
               "position_embedding_type": "absolute",
               **{key: value for key, value in dataclasses.asdict(model.config).items() if value is not None}}
     if model.config.id2label:
         config["label2id"] = {name: int(number) for number, name in model.config.id2label.items()}
+    write_folder(folder, config, tokenizer, "BertTokenizer", model.state_dict(), weight_names(model))
+
+
+def save_distilbert(model, tokenizer, folder):
+    """Write a MaskedLM so that transformers' DistilBertForMaskedLM opens it, with the same logits where all tokens are of
+    segment 0; what the model knows of other segments is left out. Files as save_model's. Raises ValueError for a
+    layer_norm_eps that DistilBERT cannot have."""
+    if model.config.layer_norm_eps != 1e-12:
+        raise ValueError(f"layer_norm_eps is {model.config.layer_norm_eps}, DistilBERT's is always 1e-12")
+    config = {"architectures": ["DistilBertForMaskedLM"], "model_type": "distilbert", "activation": "gelu",
+              "sinusoidal_pos_embds": False, "tie_weights_": True,
+              **{theirs: getattr(model.config, ours) for ours, theirs in DISTILBERT_FIELDS.items()}}
+    state = model.state_dict()
+    # DistilBERT adds up words and positions alone. Segment 0's vector, which BERT adds to every token, goes into every
+    # position; in every word it would change the decoder too, whose matrix the words are.
+    state["bert.embeddings.position.weight"] = state["bert.embeddings.position.weight"] + state["bert.embeddings.token_type.weight"][0]
+    write_folder(folder, config, tokenizer, "DistilBertTokenizer", state, weight_names(model, "distilbert"))
+
+
+def write_folder(folder, config, tokenizer, tokenizer_class, state, names):
+    """config.json, the tokenizer's files, then the weights; state: {our name: tensor}, names: what weight_names says."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", config)
     vocab = tokenizer.get_vocab()
     write_file(folder / "vocab.txt", "".join(f"{token}\n" for token in sorted(vocab, key=vocab.get)))
     write_file(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
     normalizer = json.loads(tokenizer.to_str())["normalizer"] or {}
     write_json(folder / "tokenizer_config.json", {
-        "tokenizer_class": "BertTokenizer", "do_lower_case": normalizer.get("lowercase", True),
+        "tokenizer_class": tokenizer_class, "do_lower_case": normalizer.get("lowercase", True),
         "strip_accents": normalizer.get("strip_accents"),
         "tokenize_chinese_chars": normalizer.get("handle_chinese_chars", True),
-        "model_max_length": model.config.max_position_embeddings,
+        "model_max_length": config["max_position_embeddings"],
         **{f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}})
-
-    state, names = model.state_dict(), weight_names(model)
     tensors = {theirs: part.float().cpu().contiguous()
-               for ours, group in names.items() for theirs, part in zip(group, state[ours].chunk(len(group)))}
+               for ours, group in names.items() if group for theirs, part in zip(group, state[ours].chunk(len(group)))}
     write_file(folder / "model.safetensors", save(tensors, metadata={"format": "pt"}))
+
+
+# ---- The command ----
+
+def export_distilbert(source, out):
+    """Read a BERT with its MLM head from one folder, write it as a DistilBERT into another. Raises InputError."""
+    config = read_config(source)
+    if read_layout(source) == "distilbert":
+        raise InputError(f"{source}: is a DistilBERT already")
+    architectures = str(read_json(Path(source) / "config.json").get("architectures"))
+    if any(task in architectures for task in ("Classification", "QuestionAnswering", "MultipleChoice")):
+        raise InputError(f"{source}: is fine-tuned ({architectures}), and DistilBERT's head for a task is another one than BERT's; "
+                         "export the model as it was before fine-tuning")
+    model, tokenizer = load_model(source), load_tokenizer(source)
+    try:
+        save_distilbert(model, tokenizer, out)
+    except ValueError as error:
+        raise InputError(f"{Path(source) / 'config.json'}: {error}; such a model cannot be exported") from None
+    print(f"{out}: {source} as transformers' DistilBertForMaskedLM"
+          + (", token type 0 alone: it has no others" if config.type_vocab_size > 1 else ""))
+
+
+def main(arguments):
+    parser = Parser(__doc__)
+    parser.add_argument("model", help="folder of a BERT with its MLM head: a student, or its teacher")
+    parser.add_argument("--to", choices=("distilbert",), help="the layout to write")
+    parser.add_argument("--out", required=True, help="a new folder")
+    args = parser.parse_args(arguments)
+    if not Path(args.model).is_dir():
+        raise InputError(f"{args.model}: no such folder")
+    if Path(args.out).exists() and (not Path(args.out).is_dir() or any(Path(args.out).iterdir())):
+        raise InputError(f"--out {args.out}: is there already, and not an empty folder; choose another")
+    if not args.to:
+        raise InputError(f"--to: missing; {args.model} is a folder, and --to distilbert is what can be made of it")
+    export_distilbert(args.model, args.out)
+
+
+if __name__ == "__main__":
+    command_line(main)

@@ -252,7 +252,7 @@ MODELS = {
     "no weights": (lambda place: (place / "teacher/model.safetensors").unlink(), "teacher: holds neither model.safetensors nor pytorch_model.bin"),
     "heads that do not divide": (config(num_attention_heads=5), "hidden_size 32 is not divisible by num_attention_heads 5"),
     "RoBERTa": (config(model_type="roberta"), "model_type is 'roberta'; only BERT"),
-    "DistilBERT": (config(model_type="distilbert"), "model_type is 'distilbert'; only BERT"),
+    "DistilBERT": (config(model_type="distilbert"), "lacks dim, n_layers, n_heads, hidden_dim"),
     "an odd model_type": (config(model_type=["bert"]), r"model_type is \['bert'\]; only BERT"),
     "config is no JSON": (write("config.json", b"{nonsense"), "config.json: not JSON"),
     "config is no object": (write("config.json", b"[1]"), "config.json: not a JSON object"),

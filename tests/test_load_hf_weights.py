@@ -126,7 +126,7 @@ def test_broken_safetensors(world, tmp_path, content):
 
 @pytest.mark.parametrize("change, message", [
     ({"model_type": "roberta"}, "model_type is 'roberta'; only BERT"),
-    ({"model_type": "distilbert"}, "model_type is 'distilbert'"),
+    ({"model_type": "distilbert"}, "lacks dim, n_layers, n_heads, hidden_dim"),
     ({"hidden_act": "relu"}, "hidden_act is 'relu'; only 'gelu'"),
     ({"position_embedding_type": "relative_key"}, "position_embedding_type"),
     ({"tie_word_embeddings": False}, "tie_word_embeddings is False"),
