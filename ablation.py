@@ -6,7 +6,9 @@
 Distils one student per variant, fine-tunes the teacher and every student on every task, and reports the differences.
 What is up to date is not done again. Sanh et al. 2019 (arXiv:1910.01108), section 4.2 and Table 4.
 """
+import argparse
 import os
+import re
 import shlex
 import signal
 import sys
@@ -68,15 +70,15 @@ def commands(args):
     on = ["--device", args.device, "--overwrite", *(["--precision", args.precision] if args.precision else [])]
     preset = PRESETS[args.preset]
     for seed in range(args.seeds):
-        for name in ("teacher", *args.variants):
+        for name in ("teacher", *args.variants, *args.also):
             folder = Path(args.out_dir, name, f"seed{seed}")
-            if name != "teacher":
+            if name in args.variants:
                 yield pretrain, ["--teacher", args.teacher, "--corpus", *args.corpus,
                                  *(["--heldout", *args.heldout] if args.heldout else []),
                                  "--out_dir", str(folder), "--seed", str(seed), *preset["pretrain"], *VARIANTS[name][1], *on,
                                  *args.pretrain_args]
             for task in args.tasks:
-                yield finetune, ["--model", args.teacher if name == "teacher" else str(folder), "--task", task,
+                yield finetune, ["--model", {"teacher": args.teacher, **args.also}.get(name, str(folder)), "--task", task,
                                  "--data_dir", args.data_dir, "--out_dir", str(folder / task), "--seed", str(seed),
                                  *preset["finetune"], *on, *args.finetune_args]
 
@@ -85,6 +87,8 @@ def check(args):
     """Raise InputError now for what would otherwise stop the experiment hours later."""
     for module, arguments in commands(args):
         module.read_arguments(arguments)
+    for folder in args.also.values():
+        load_model(folder, Classifier, new=("pooler", "classifier")), load_tokenizer(folder)
     load_model(args.teacher), text_files(args.corpus + (args.heldout or []))
     for task in args.tasks:
         read_train(task, args.data_dir), read_dev(task, args.data_dir)
@@ -219,6 +223,16 @@ def option(name, arguments):
 
 # ---- The command ----
 
+def named_folder(text):
+    """(NAME, FOLDER) of NAME=FOLDER; the name becomes a folder of --out_dir beside the variants', and a heading of the report."""
+    name, _, folder = text.partition("=")
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or not folder:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=FOLDER, with a name of letters, digits, - and _")
+    if name in {"teacher", "world", *VARIANTS, *(heading for heading, _ in VARIANTS.values())}:
+        raise argparse.ArgumentTypeError(f"the name {name} is taken; choose another")
+    return name, folder
+
+
 def read_arguments(arguments):
     parser = Parser(__doc__)
     parser.add_argument("--preset", type=one_of(PRESETS, "preset"), default="toy", help=", ".join(PRESETS))
@@ -232,6 +246,8 @@ def read_arguments(arguments):
                         help="separated by commas")
     parser.add_argument("--variants", type=list_of(VARIANTS, "variant"), default=list(VARIANTS),
                         help="separated by commas")
+    parser.add_argument("--also", type=named_folder, nargs="+", action="extend", default=[], metavar="NAME=FOLDER",
+                        help="further models to fine-tune and compare, such as distilbert-base-uncased")
     parser.add_argument("--report_only", action="store_true", help="report what is done, run nothing")
     parser.add_argument("--pretrain_args", type=words, default=[], help='more for pretrain.py: --pretrain_args="--steps 5"')
     parser.add_argument("--finetune_args", type=words, default=[], help='more for finetune.py: --finetune_args="--epochs 1"')
@@ -249,6 +265,9 @@ def read_arguments(arguments):
             raise InputError(f"--{name}: missing; preset {args.preset} needs --teacher, --corpus and --data_dir")
         setattr(args, name, getattr(args, name) or preset[name])
     args.out_dir = args.out_dir or f"runs/{args.preset}"
+    if len(dict(args.also)) < len(args.also):
+        raise InputError("--also: two models of the same name")
+    args.also = dict(args.also)
     if BASELINE not in args.variants:
         raise InputError(f"--variants must hold {BASELINE}: the others are compared with it")
     return args
@@ -261,7 +280,7 @@ def main(arguments):
     if not args.report_only:
         check(args)
         to_do = missing(args)
-        print(f"{len(args.variants)} students to distil from {args.teacher}, {1 + len(args.variants)} models to fine-tune on "
+        print(f"{len(args.variants)} students to distil from {args.teacher}, {1 + len(args.variants) + len(args.also)} models to fine-tune on "
               f"{', '.join(args.tasks)}, with {args.seeds} seed(s): {len(list(commands(args)))} runs, of which {len(to_do)} are to "
               f"do. Results: {args.out_dir}", flush=True)
         if to_do:
@@ -270,8 +289,9 @@ def main(arguments):
             Path(args.out_dir).mkdir(parents=True, exist_ok=True)
             with hold(Path(args.out_dir, ".lock")):  # two experiments in one folder would get into each other's runs
                 run(to_do, args.jobs)
-    titles = {"teacher": "teacher", **{variant: VARIANTS[variant][0] for variant in args.variants}}
-    summary = summarize(args.out_dir, args.data_dir, titles, BASELINE, args.tasks, args.seeds)
+    titles = {"teacher": "teacher", **{variant: VARIANTS[variant][0] for variant in args.variants},
+              **{name: name for name in args.also}}
+    summary = summarize(args.out_dir, args.data_dir, titles, BASELINE, args.tasks, args.seeds, args.also)
     write_report(args.out_dir, summary, f"What each part of the loss is worth: preset {args.preset}")
     print(f"{(time.monotonic() - started) / 60:.1f} minutes, {peak_memory():.1f} GiB of memory at the peak of the first process")
 

@@ -129,10 +129,12 @@ def measure_floors(out_dir, data_dir, tasks):
     return floors
 
 
-def summarize(out_dir, data_dir, titles, baseline, all_tasks, seeds):
+def summarize(out_dir, data_dir, titles, baseline, all_tasks, seeds, also=()):
     """Everything the tables and the figures show, as plain numbers: what results.json holds.
 
-    titles: {name of a model's folder: its heading}, in the report's order. Raises InputError if there is nothing to compare."""
+    titles: {name of a model's folder: its heading}, in the report's order. also: the names of those that were only fine-tuned
+    here: rows of the scores and changes, but like the teacher no variant of the loss. Raises InputError if there is nothing
+    to compare."""
     folders = {name: {task: [Path(out_dir, name, f"seed{seed}", task) for seed in range(seeds)] for task in all_tasks}
                for name in titles}
     outcomes = {name: found for name in titles if (found := read_outcomes(folders[name]))}
@@ -166,15 +168,15 @@ def summarize(out_dir, data_dir, titles, baseline, all_tasks, seeds):
     floors = measure_floors(out_dir, data_dir, tasks)
     for floor in ("majority", "TF-IDF"):
         scores[f"({floor})"] = with_macro({task: np.array([floors[task][floor]]) for task in tasks})
-    heldout = {name: read_heldout(out_dir, name, seeds) for name in outcomes if name != "teacher"}
+    heldout = {name: read_heldout(out_dir, name, seeds) for name in outcomes if name not in ("teacher", *also)}
     left_out = [TASKS[task].title for task in all_tasks if task not in tasks] + [
         title for name, title in titles.items() if name not in outcomes]
-    return {"seeds": seeds, "left_out": left_out, "baseline": baseline, "titles": titles, "columns": columns,
+    return {"seeds": seeds, "left_out": left_out, "baseline": baseline, "titles": titles, "also": list(also), "columns": columns,
             "macro_of": [columns[task] for task in glue],
             "scores": {title: {column: {"mean": float(x.mean()), "sd": float(x.std(ddof=1)) if len(x) > 1 else None}
                                for column, x in by_column.items()} for title, by_column in scores.items()},
             "change": change, "since_edit": since_edit, "main_column": main_column, "heldout": heldout,
-            "seconds": measure_seconds(out_dir, outcomes, folders), "paper_table_4": PAPER_TABLE_4}
+            "seconds": measure_seconds(outcomes, folders, also), "paper_table_4": PAPER_TABLE_4}
 
 
 def same_rows(before, now, tasks):
@@ -184,14 +186,15 @@ def same_rows(before, now, tasks):
     return all(task in before and targets(before[task]) == targets(now[task]) for task in tasks)
 
 
-def measure_seconds(out_dir, outcomes, folders):
+def measure_seconds(outcomes, folders, also):
     """{part of the experiment: seconds its runs took}."""
     def of(runs):
         return sum(read_json(run / "run.json")["seconds"] for run in runs)
     tuned = {name: [folder for task in found for folder in folders[name][task]] for name, found in outcomes.items()}
-    students = {folder.parent for name, of_name in tuned.items() if name != "teacher" for folder in of_name}
-    return {"distillation": of(students), "fine-tuning the teacher": of(tuned.get("teacher", [])),
-            "fine-tuning the students": of(folder for name, of_name in tuned.items() if name != "teacher" for folder in of_name)}
+    of_students = [folder for name, of_name in tuned.items() if name not in ("teacher", *also) for folder in of_name]
+    of_others = [folder for name in also for folder in tuned.get(name, [])]
+    return {"distillation": of({folder.parent for folder in of_students}), "fine-tuning the teacher": of(tuned.get("teacher", [])),
+            "fine-tuning the students": of(of_students), **({"fine-tuning the other models": of(of_others)} if of_others else {})}
 
 
 # ---- From numbers to text ----
@@ -232,10 +235,15 @@ HELDOUT_COLUMNS = {  # heading: (figure, factor, digits)
     "KL from teacher": ("kl", 1, 3), "cosine distance": ("cosine_distance", 1, 3)}
 
 
+def changed_by_variants(summary):
+    """{name: {column: change}} of the variants alone: the teacher and the models of --also are no answer to what a loss is worth."""
+    return {name: by_column for name, by_column in summary["change"].items() if name not in ("teacher", *summary.get("also", ()))}
+
+
 def conclusion(summary):
     """The one sentence that the changes of the main column bear, with its uncertainty."""
     changes = {summary["titles"][name]: by_column[summary["main_column"]]
-               for name, by_column in summary["change"].items() if name != "teacher"}
+               for name, by_column in changed_by_variants(summary).items()}
     real = {title: value for title, value in changes.items() if not is_noise(value)}
     over = f"n = {summary['seeds']} seeds" if summary["seeds"] > 1 else "the dev rows; one seed"
     what = "macro-score" if summary["main_column"] == "macro" else "accuracy"
@@ -292,7 +300,7 @@ def colours(names):
 def plot_change(summary, title, path):
     """Bars: each variant's change against the baseline, per task and of the macro-score; apart, faintly, the paper's. Random
     initialisation has a panel of its own: on one scale with it nothing could be seen of the losses."""
-    columns, names = summary["columns"], [name for name in summary["change"] if name != "teacher"]
+    columns, names = summary["columns"], list(changed_by_variants(summary))
     apart = [[name for name in names if (name == "random_init") == alone] for alone in (False, True)]
     groups = [group for group in apart if group] or [[]]
     figure, panels = plt.subplots(len(groups), 1, figsize=(9, 2.2 + 2.2 * len(groups)), sharex=True, squeeze=False,

@@ -1,5 +1,6 @@
 """DistilBERT's folders: read in as students, written for transformers, refused where they are another model; a row of the report."""
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+import ablation
 import finetune
 import load_hf_weights
 import pretrain
@@ -204,6 +206,46 @@ def test_it_can_be_the_teacher(distilbert, world, tmp_path):
     record = pretrain.main([str(x) for x in ("--teacher", distilbert[0], "--corpus", world / "corpus.txt", "--out_dir", tmp_path / "run", "--steps", 2, "--batch_size", 4,
                                              "--max_length", 32, "--cache_dir", tmp_path / "cache", "--device", "cpu", "--precision", "fp32")])
     assert record["heldout_after"]["kl"] > 0 and isinstance(load_model(tmp_path / "run"), MaskedLM)
+
+
+def experiment(world, out_dir, *more):
+    return [str(x) for x in (
+        "--preset", "mini", "--teacher", world / "teacher", "--corpus", world / "corpus.txt", "--heldout", world / "heldout.txt", "--data_dir", world / "data",
+        "--out_dir", out_dir, "--tasks", "cola,imdb", "--variants", "full,no_mlm", "--precision", "fp32", "--device", "cpu",
+        "--pretrain_args", f"--steps 2 --log_every 1 --batch_size 4 --max_length 32 --cache_dir {world / 'cache'}",
+        "--finetune_args", "--epochs 1 --max_length 32 --train_rows 32", *more)]
+
+
+def test_a_row_of_the_report(distilbert, world, tmp_path, capsys, monkeypatch):
+    also = ("--also", f"published={distilbert[0]}", "--also", f"small={world / 'teacher'}")
+    ablation.main(experiment(world, tmp_path, *also))
+    printed = capsys.readouterr().out
+    assert printed.startswith("2 students to distil from") and "5 models to fine-tune on cola, imdb, with 1 seed(s): 12 runs, of which 12 are to do" in printed
+    tuned = json.loads((tmp_path / "published" / "seed0" / "imdb" / "run.json").read_text())
+    assert tuned["arguments"]["model"] == str(distilbert[0]) and tuned["arguments"]["seed"] == 0
+    text, summary = (tmp_path / "report.md").read_text(), json.loads((tmp_path / "results.json").read_text())
+    scores, changes, heldout = (re.findall(r"^\| ([^|]+?) \|", part, re.MULTILINE) for part in text.split("## "))
+    assert scores == ["model", "---", "teacher", "full (baseline)", "no MLM loss", "published", "small", "(majority)", "(TF-IDF)"]
+    assert changes == ["variant", "---", "teacher", "no MLM loss", "published", "small"] and heldout == ["student", "---", "full (baseline)", "no MLM loss"]
+    score = json.loads((tmp_path / "published" / "seed0" / "imdb" / "results.json").read_text())["score"]
+    assert summary["scores"]["published"]["imdb"]["mean"] == pytest.approx(score)
+    assert "published changes" not in text and re.search(r"students \d+\.\d, fine-tuning the other models \d+\.\d\.", text)  # it is no variant of the loss
+    assert summary["scores"]["small"] == summary["scores"]["teacher"]  # the same folder, the same seed: nothing else differs
+    monkeypatch.setattr("finetune.train", None)  # called, it would fail
+    ablation.main(experiment(world, tmp_path, *also))
+    assert (tmp_path / "report.md").read_text() == text
+    ablation.main(experiment(world, tmp_path))  # and without them
+    assert "published" not in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize("also, message", [
+    (["x"], "--also: 'x' is not NAME=FOLDER"), (["=x"], "is not NAME=FOLDER"), (["../x=x"], "is not NAME=FOLDER"), (["x="], "is not NAME=FOLDER"),
+    (["no_cos=x"], "the name no_cos is taken"), (["teacher=x"], "the name teacher is taken"), (["x=y", "x=z"], "--also: two models of the same name"),
+    (["x=nowhere"], "nowhere/config.json: no such file"),
+])
+def test_further_models_that_cannot_be(world, tmp_path, refused, also, message):
+    line = refused(ablation, *experiment(world, tmp_path / "out", "--also", *also))
+    assert message in line and not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(not (SHARED / "models").is_dir(), reason="the real models do not lie beside the project")
