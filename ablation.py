@@ -280,8 +280,8 @@ def main(arguments):
     if not args.report_only:
         check(args)
         to_do = missing(args)
-        print(f"{len(args.variants)} students to distil from {args.teacher}, {1 + len(args.variants) + len(args.also)} models to fine-tune on "
-              f"{', '.join(args.tasks)}, with {args.seeds} seed(s): {len(list(commands(args)))} runs, of which {len(to_do)} are to "
+        print(f"{len(args.variants)} students to distil from {args.teacher}, {1 + len(args.variants) + len(args.also)} models to "
+              f"fine-tune on {', '.join(args.tasks)}, with {args.seeds} seed(s): {len(list(commands(args)))} runs, of which {len(to_do)} are to "
               f"do. Results: {args.out_dir}", flush=True)
         if to_do:
             print(f"About {max(1, round(estimate(args, to_do) / 60))} minutes on this machine ({args.jobs} at a time, with "

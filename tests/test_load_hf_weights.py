@@ -136,6 +136,7 @@ def test_broken_safetensors(world, tmp_path, content):
     ({"id2label": 5}, "id2label must be a table"),
     ({"pad_token_id": None}, "pad_token_id must be"),
     ({"num_hidden_layers": "four"}, "num_hidden_layers must be a positive whole number, not 'four'"),
+    ({"intermediate_size": True}, "intermediate_size must be a positive whole number, not True"),
     ({"vocab_size": 10 ** 15}, "asks for 4 layers and 122,934,579.8 GiB of weights; this machine has"),
     ({"vocab_size": 10 ** 4}, "does not fit its config.json"),
 ])
