@@ -42,6 +42,23 @@ VARIANTS = {
     "no_mlm":      ("no MLM loss",           ["--use_mlm", "0"]),
     "random_init": ("random initialisation", ["--init", "random"]),
 }
+# More rows for the curious, with --variants extended. The weights (5, 2, 1), T = 2 and half of the layers are the baseline's.
+EXTENDED = {
+    "layers_even":  ("every second layer from the first on",  ["--layers", "even"]),
+    "layers_odd":   ("every second layer, the last with it",  ["--layers", "odd"]),
+    "layers_first": ("the first half of the layers",          ["--layers", "first"]),
+    "layers_last":  ("the last half of the layers",           ["--layers", "last"]),
+    "depth_3":      ("3 layers",                              ["--layers", "evenly:3"]),
+    "depth_4":      ("4 layers",                              ["--layers", "evenly:4"]),
+    "depth_6":      ("6 layers",                              ["--layers", "evenly:6"]),
+    "T_1":          ("temperature 1",                         ["--temperature", "1"]),
+    "T_4":          ("temperature 4",                         ["--temperature", "4"]),
+    "T_8":          ("temperature 8",                         ["--temperature", "8"]),
+    "ce_masked":    ("KL at masked positions only",           ["--use_ce", "0", "--alpha_ce_masked", "5"]),
+    "cos_all":      ("cosine over all layers",                ["--use_cos", "0", "--alpha_cos_all", "1"]),
+    "weights_111":  ("weights 1, 1, 1",                       ["--alpha_ce", "1", "--alpha_mlm", "1", "--alpha_cos", "1"]),
+}
+ALL_VARIANTS = {**VARIANTS, **EXTENDED}
 BASELINE = "full"
 
 PRESETS = {
@@ -75,7 +92,7 @@ def commands(args):
             if name in args.variants:
                 yield pretrain, ["--teacher", args.teacher, "--corpus", *args.corpus,
                                  *(["--heldout", *args.heldout] if args.heldout else []),
-                                 "--out_dir", str(folder), "--seed", str(seed), *preset["pretrain"], *VARIANTS[name][1], *on,
+                                 "--out_dir", str(folder), "--seed", str(seed), *preset["pretrain"], *ALL_VARIANTS[name][1], *on,
                                  *args.pretrain_args]
             for task in args.tasks:
                 yield finetune, ["--model", {"teacher": args.teacher, **args.also}.get(name, str(folder)), "--task", task,
@@ -228,7 +245,7 @@ def named_folder(text):
     name, _, folder = text.partition("=")
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or not folder:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=FOLDER, with a name of letters, digits, - and _")
-    if name in {"teacher", "world", *VARIANTS, *(heading for heading, _ in VARIANTS.values())}:
+    if name in {"teacher", "world", *ALL_VARIANTS, *(heading for heading, _ in ALL_VARIANTS.values())}:
         raise argparse.ArgumentTypeError(f"the name {name} is taken; choose another")
     return name, folder
 
@@ -244,8 +261,8 @@ def read_arguments(arguments):
     parser.add_argument("--seeds", type=number(int, 1), default=1, help="repeat everything with seeds 0 to N - 1")
     parser.add_argument("--tasks", type=list_of(TASKS, "task"), default=["cola", "mnli", "mrpc", "imdb"],
                         help="separated by commas")
-    parser.add_argument("--variants", type=list_of(VARIANTS, "variant"), default=list(VARIANTS),
-                        help="separated by commas")
+    parser.add_argument("--variants", type=list_of((*ALL_VARIANTS, "extended"), "variant"), default=list(VARIANTS),
+                        help="separated by commas; extended: all there are")
     parser.add_argument("--also", type=named_folder, nargs="+", action="extend", default=[], metavar="NAME=FOLDER",
                         help="further models to fine-tune and compare, such as distilbert-base-uncased")
     parser.add_argument("--report_only", action="store_true", help="report what is done, run nothing")
@@ -268,6 +285,8 @@ def read_arguments(arguments):
     if len(dict(args.also)) < len(args.also):
         raise InputError("--also: two models of the same name")
     args.also = dict(args.also)
+    if "extended" in args.variants:
+        args.variants = list(ALL_VARIANTS)
     if BASELINE not in args.variants:
         raise InputError(f"--variants must hold {BASELINE}: the others are compared with it")
     return args
@@ -289,7 +308,7 @@ def main(arguments):
             Path(args.out_dir).mkdir(parents=True, exist_ok=True)
             with hold(Path(args.out_dir, ".lock")):  # two experiments in one folder would get into each other's runs
                 run(to_do, args.jobs)
-    titles = {"teacher": "teacher", **{variant: VARIANTS[variant][0] for variant in args.variants},
+    titles = {"teacher": "teacher", **{variant: ALL_VARIANTS[variant][0] for variant in args.variants},
               **{name: name for name in args.also}}
     summary = summarize(args.out_dir, args.data_dir, titles, BASELINE, args.tasks, args.seeds, args.also)
     write_report(args.out_dir, summary, f"What each part of the loss is worth: preset {args.preset}")

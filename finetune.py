@@ -27,7 +27,7 @@ from run import (DROPOUT, NEW_WEIGHTS, InputError, Parser, add_common_arguments,
                  learning_rate, number, one_of, resolve, seed_torch, write_file, write_json)
 
 CODE = ("run.py", "model.py", "corpus.py", "data.py", "load_hf_weights.py", "checkpoint.py", "finetune.py")  # what a fine-tuned model depends on
-OTHER_LOSSES = ("mlm_loss", "cosine_loss", "TERMS", "WEIGHTS", "sum_over_chunks", "SumOverChunks")  # and does not depend on
+OTHER_LOSSES = ("mlm_loss", "cosine_loss", "masked_distillation_loss", "all_layers_cosine_loss", "TERMS", "WEIGHTS", "sum_over_chunks", "SumOverChunks")  # and does not depend on
 
 
 # ---- Metrics: (predictions, targets), equally long arrays of class numbers -> float ----

@@ -3,7 +3,8 @@
 Each formula is the mean of one term per token, over the tokens it is given: padding is left out by the caller,
 and logits come in full precision. Edit them freely; gradients come from autograd.
 A formula names what it wants as its arguments: student_logits, teacher_logits (tokens, vocab), labels (tokens);
-or student_hidden, teacher_hidden (tokens, hidden), of the last layer; and temperature. A line in TERMS makes it a loss.
+or student_hidden, teacher_hidden (tokens, hidden), of the last layer; or student_states, teacher_states (layers, tokens, hidden), of
+each of the student's layers and the teacher's layer that it was copied from; and temperature. A line in TERMS makes it a loss.
 Sanh et al. 2019 (arXiv:1910.01108), section 3. Read next: pretrain.py, which calls them.
 """
 import torch
@@ -35,14 +36,30 @@ def cosine_loss(student_hidden, teacher_hidden):
     return (1 - F.cosine_similarity(student_hidden, teacher_hidden, dim=-1)).mean()
 
 
+def masked_distillation_loss(student_logits, teacher_logits, labels, temperature):
+    """distillation_loss at the masked positions alone, as the authors' flag --restrict_ce_to_mask has it."""
+    masked = labels != -100
+    student = F.log_softmax(student_logits / temperature, dim=-1)
+    teacher = F.log_softmax(teacher_logits / temperature, dim=-1)
+    kl = F.kl_div(student, teacher, log_target=True, reduction="none").sum(-1)  # (tokens)
+    return temperature ** 2 * (kl * masked).sum() / masked.sum()
+
+
+def all_layers_cosine_loss(student_states, teacher_states):
+    """cosine_loss of every layer. Both: (layers, tokens, hidden)."""
+    return (1 - F.cosine_similarity(student_states, teacher_states, dim=-1)).mean()
+
+
 # name: (formula, weight); the weights are alpha_ce, alpha_mlm and alpha_cos of the authors' published training command.
 # A line more is a loss more, with the flags --use_NAME and --alpha_NAME; of weight 0 it is off until a flag says otherwise.
 TERMS = {
     "ce": (distillation_loss, 5.0),
     "mlm": (mlm_loss, 2.0),
     "cos": (cosine_loss, 1.0),
+    "ce_masked": (masked_distillation_loss, 0.0),
+    "cos_all": (all_layers_cosine_loss, 0.0),
 }
-WEIGHTS = {name: weight for name, (_, weight) in TERMS.items()}
+WEIGHTS = {name: weight for name, (_, weight) in TERMS.items() if weight}
 
 
 def sum_over_chunks(terms, weights, chunk_tokens, hidden, matrix, bias):

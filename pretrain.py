@@ -9,6 +9,7 @@ Sanh et al. 2019 (arXiv:1910.01108), section 3. Read next: finetune.py.
 import argparse
 import collections
 import inspect
+import re
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,8 @@ from checkpoint import begin, finished_run
 from corpus import corpus_tokens, text_files
 from data import Blocks, ahead
 from load_hf_weights import load_model, load_tokenizer, model_files, read_config, save_model
-from losses import TERMS, cast_once, full_precision, sum_over_chunks
-from model import MaskedLM, make_student
+from losses import TERMS, WEIGHTS, cast_once, full_precision, sum_over_chunks
+from model import MaskedLM, evenly_spaced, make_student
 from run import (DROPOUT, HELDOUT_MASKS, NEW_WEIGHTS, RANK, WORLD_SIZE, InputError, Parser, add_common_arguments, autocast, code_digest,
                  command_line, compiler_works, files_digest, in_parallel, learning_rate, no_sync, number, processes, progress_bar, resolve,
                  seed_torch)
@@ -34,8 +35,9 @@ class TripleLoss(nn.Module):
     """The losses of one batch. What no active term needs is not computed: without CE only the masked positions go through
     the student's decoder and none through the teacher's; without CE and cosine the teacher is not run at all."""
 
-    def __init__(self, student, teacher, weights, temperature=2.0, chunk_tokens=None):
-        """weights: {name of a term in losses.TERMS: alpha}, of the active terms alone.
+    def __init__(self, student, teacher, weights, temperature=2.0, chunk_tokens=None, layers=()):
+        """weights: {name of a term in losses.TERMS: alpha}, of the active terms alone. layers: the teacher's layers that the
+        student's are compared with, where a formula wants the states of all.
 
         chunk_tokens: on how many tokens at a time the losses on logits are taken; 0: on all; None: a power of two of them
         whose logits fill 16 to 32 MB on a CPU, near its caches, and 256 to 512 MB on a GPU, which wants large products."""
@@ -43,7 +45,7 @@ class TripleLoss(nn.Module):
         if chunk_tokens is None:
             logits = 2 ** (23 if student.head.bias.device.type == "cpu" else 27)
             chunk_tokens = 2 ** max(0, (logits // student.config.vocab_size).bit_length() - 1)
-        self.student, self.weights, self.temperature, self.chunk_tokens = student, weights, temperature, chunk_tokens
+        self.student, self.weights, self.temperature, self.chunk_tokens, self.layers = student, weights, temperature, chunk_tokens, layers
         self.teacher = [teacher]  # in a list it is no part of this module: never trained, saved or put into training mode
         self.wants = {name: wanted_by(TERMS[name][0]) for name in weights}
         self.on_logits = [name for name, wants in self.wants.items() if "student_logits" in wants]
@@ -60,12 +62,17 @@ class TripleLoss(nn.Module):
         what the whole optimizer step counts: the parts of a step add up to its means."""
         teacher, = self.teacher
         wanted = set().union(*self.wants.values())
-        hidden = self.student.bert(input_ids).flatten(0, 1)  # (tokens, hidden): blocks hold no padding, every token counts
+        states = self.student.bert.hidden_states(input_ids)
+        hidden = states[-1].flatten(0, 1)  # (tokens, hidden): blocks hold no padding, every token counts
         teacher_hidden = None
-        if wanted & {"teacher_hidden", "teacher_logits"}:
+        if wanted & {"teacher_hidden", "teacher_logits", "teacher_states"}:
             with torch.no_grad():
-                teacher_hidden = teacher.bert(input_ids).flatten(0, 1)
+                teacher_states = teacher.bert.hidden_states(input_ids)
+                teacher_hidden = teacher_states[-1].flatten(0, 1)
         values = {"student_hidden": hidden, "teacher_hidden": teacher_hidden, "temperature": self.temperature}
+        if "student_states" in wanted:
+            values["student_states"] = torch.stack(states[1:]).flatten(1, 2)  # (layers, tokens, hidden)
+            values["teacher_states"] = torch.stack([teacher_states[layer + 1] for layer in self.layers]).flatten(1, 2)
         terms = {name: self.term(name, values) * (len(hidden) / tokens_in_step) for name in self.on_hidden}
         total = sum(self.weights[name] * term for name, term in terms.items())
         if self.on_logits:
@@ -128,16 +135,17 @@ class TripleLoss(nn.Module):
 def wanted_by(formula):
     """The names of a formula's arguments. Raises InputError if there is one that no formula can be given."""
     names = set(inspect.signature(formula).parameters)
-    for given in ({"student_logits", "teacher_logits", "labels"}, {"student_hidden", "teacher_hidden"}):
+    for given in ({"student_logits", "teacher_logits", "labels"}, {"student_hidden", "teacher_hidden", "student_states", "teacher_states"}):
         if names <= given | {"temperature"}:
             return names
     raise InputError(f"losses.py: {formula.__name__} wants {', '.join(sorted(names))}; a formula can have student_logits, "
-                     "teacher_logits and labels, or student_hidden and teacher_hidden, and temperature")
+                     "teacher_logits and labels, or student_hidden, teacher_hidden, student_states and teacher_states, and temperature")
 
 
 def train(args, student, teacher, blocks, device, run):
     """The loop, from the first step or from the run's checkpoint on. Raises InputError if the loss stops being a number."""
-    triple_loss = TripleLoss(student, teacher, args.weights, args.temperature, args.chunk_tokens).to(device)
+    triple_loss = TripleLoss(student, teacher, args.weights, args.temperature, args.chunk_tokens,
+                             chosen_layers(args.layers, teacher.config.num_hidden_layers) if teacher else ()).to(device)
     if triple_loss.chunk_tokens:
         check_chunks(triple_loss, *blocks.training_batch(0, min(4, args.batch_size), args.mlm_prob, args.seed), args)
     if (args.compile or args.compile is None and compiling_pays(args, student, device)) and compiler_works(device):
@@ -253,9 +261,9 @@ def read_arguments(arguments):
         parser.add_argument(f"--use_{term}", type=int, choices=(0, 1), default=1, help=f"{formula.__name__}; 0: not computed")
         parser.add_argument(f"--alpha_{term}", type=number(float, 0), default=weight, help="its weight")
     parser.add_argument("--init", choices=("teacher", "random"), default="teacher", help="of the student")
-    parser.add_argument("--layers", type=layer_numbers,
-                        help="the teacher's layers that the student gets, such as 0,2,5, or 0,0,1,1 to grow it; "
-                             "default: half, evenly spaced")
+    parser.add_argument("--layers", type=layer_choice,
+                        help="the teacher's layers that the student gets, such as 0,2,5, or 0,0,1,1 to grow it; even, odd, first, last: "
+                             "a half of them; evenly:4: four, evenly spaced; default: half, evenly spaced with the first and the last")
     parser.add_argument("--steps", type=number(int, 1), default=1000)
     parser.add_argument("--batch_size", type=number(int, 1), default=32, help="sequences of one optimizer step")
     parser.add_argument("--grad_accum", type=number(int, 1), default=1, help="parts in which a step is worked through")
@@ -280,11 +288,11 @@ def read_arguments(arguments):
     args.weights = {}  # of the active terms; the others' flags say nothing of this run
     for term, (formula, _) in TERMS.items():
         use, alpha = vars(args).pop(f"use_{term}"), vars(args).pop(f"alpha_{term}")
-        wants_teacher = wanted_by(formula) & {"teacher_logits", "teacher_hidden"}
+        wants_teacher = wanted_by(formula) & {"teacher_logits", "teacher_hidden", "teacher_states"}
         if use and alpha and not (wants_teacher and args.teacher == "none"):
             args.weights[term] = alpha
     if not args.weights:
-        raise InputError(f"all losses are off: set {' or '.join(f'--use_{term}' for term in TERMS)} to 1")
+        raise InputError(f"all losses are off: set {' or '.join(f'--use_{term}' for term in WEIGHTS)} to 1")
     if args.mlm_prob == 0 and all("labels" in wanted_by(TERMS[term][0]) for term in args.weights):
         raise InputError("--mlm_prob 0 masks nothing, so the MLM loss has nothing to learn from")
     if args.grad_accum * WORLD_SIZE > args.batch_size:
@@ -293,11 +301,30 @@ def read_arguments(arguments):
     return args
 
 
-def layer_numbers(text):
+def layer_choice(text):
+    """A word of LAYERS, evenly:N, or a list of numbers, as --layers has it."""
+    if text in LAYERS or re.fullmatch("evenly:[1-9][0-9]{0,3}", text):
+        return text
     try:
         return [int(layer) for layer in text.split(",")]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is not a list of layers such as 0,2,5") from None
+        raise argparse.ArgumentTypeError(f"{text} is neither {', '.join(LAYERS)} nor evenly:4, nor a list of layers such as 0,2,5") from None
+
+
+LAYERS = {  # which half of a teacher's layers, of its depth
+    "even": lambda depth: range(0, depth, 2), "odd": lambda depth: range(1, depth, 2),
+    "first": lambda depth: range(depth // 2), "last": lambda depth: range(depth - depth // 2, depth)}
+
+
+def chosen_layers(choice, depth):
+    """The teacher's layers that --layers names, of a teacher of this depth; None: see make_student. Raises InputError."""
+    if isinstance(choice, list):
+        return choice
+    count = int(choice.removeprefix("evenly:")) if choice not in (None, *LAYERS) else max(1, depth // 2)
+    layers = list(LAYERS[choice](depth)) if choice in LAYERS else evenly_spaced(depth, count)
+    if not layers or count > depth:
+        raise InputError(f"--layers {choice}: the teacher has {depth} layers")
+    return layers
 
 
 def made_of(args):
@@ -320,7 +347,7 @@ def load_models(args):
         return MaskedLM(config), None, tokenizer
     teacher = load_model(args.teacher).requires_grad_(False)
     try:
-        student = make_student(teacher, args.layers, args.init)
+        student = make_student(teacher, chosen_layers(args.layers, teacher.config.num_hidden_layers), args.init)
     except ValueError as error:
         raise InputError(f"--layers: {error}") from None
     if args.precision == "bf16":  # autocast would cast the matrices of the teacher, which never change, at every step

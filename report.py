@@ -298,10 +298,13 @@ def colours(names):
 
 
 def plot_change(summary, title, path):
-    """Bars: each variant's change against the baseline, per task and of the macro-score; apart, faintly, the paper's. Random
-    initialisation has a panel of its own: on one scale with it nothing could be seen of the losses."""
+    """Bars: each variant's change against the baseline, per task and of the macro-score; apart, faintly, the paper's. Variants that
+    are not the paper's have panels of their own, and so has random initialisation: on one scale with it nothing could be seen of
+    the losses."""
     columns, names = summary["columns"], list(changed_by_variants(summary))
-    apart = [[name for name in names if (name == "random_init") == alone] for alone in (False, True)]
+    papers, others = [name for name in names if name in COLOURS], [name for name in names if name not in COLOURS]
+    apart = [[name for name in papers if name != "random_init"], *(others[i:i + 4] for i in range(0, len(others), 4)),
+             [name for name in papers if name == "random_init"]]
     groups = [group for group in apart if group] or [[]]
     figure, panels = plt.subplots(len(groups), 1, figsize=(9, 2.2 + 2.2 * len(groups)), sharex=True, squeeze=False,
                                   layout="constrained")

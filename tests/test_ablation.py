@@ -109,7 +109,7 @@ def test_an_edited_formula_reruns_the_students_that_use_it_and_shows_what_it_did
     first, _ = copy.run(*some)
     assert len(first) == 2 + 3 * 2
     old = json.loads((copy.runs / "full" / "seed0" / "cola" / "results.json").read_text())["score"]
-    copy("losses.py", "    return (1 - F.cosine_similarity", "    # twice as much\n    return 2 * (1 - F.cosine_similarity", instead=True)
+    copy("losses.py", "    return (1 - F.cosine_similarity(student_hidden", "    # twice as much\n    return 2 * (1 - F.cosine_similarity(student_hidden", instead=True)
     again, printed = copy.run(*some)
     assert again == [("pretrain", f"{copy.runs}/full/seed0"), ("finetune", f"{copy.runs}/full/seed0/cola"), ("finetune", f"{copy.runs}/full/seed0/imdb")]
     assert "full/seed0: out of date (the code has changed); kept as" in printed

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 import torch
 
-from losses import cosine_loss, distillation_loss, mlm_loss, sum_over_chunks
+from losses import (all_layers_cosine_loss, cosine_loss, distillation_loss, masked_distillation_loss, mlm_loss,
+                    sum_over_chunks)
 
 TOKENS, HIDDEN, VOCAB = 23, 8, 31
 
@@ -131,3 +132,12 @@ def test_no_tokens_give_no_loss_and_no_gradient(data):
     loss, _ = sum_over_chunks(formulas(data, 1, 1, 0), WEIGHTS, 5, *leaves)
     assert loss.item() == 0
     assert all(grad.abs().sum() == 0 for grad in torch.autograd.grad(loss, leaves))
+
+
+def test_the_extended_losses_are_the_papers_on_what_they_are_given(data):
+    masked = data["labels"] != -100
+    ours = masked_distillation_loss(data["student"], data["teacher"], data["labels"], 2.0).item()
+    assert ours == pytest.approx(distillation_loss(data["student"][masked], data["teacher"][masked], 2.0).item(), rel=1e-12)
+    layers = [torch.stack([x, 2 * x + 1, -x]) for x in (data["hidden"], data["teacher_hidden"])]
+    each = [cosine_loss(ours, theirs).item() for ours, theirs in zip(*layers)]
+    assert all_layers_cosine_loss(*layers).item() == pytest.approx(np.mean(each), rel=1e-12) and len(set(each)) > 1

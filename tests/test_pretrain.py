@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 
 import pretrain
+from ablation import EXTENDED
 from checkpoint import Run
 from conftest import ROOT, TINY, no_dropout
 from load_hf_weights import load_model, load_tokenizer, read_config, save_model
@@ -107,6 +109,36 @@ def test_only_what_is_needed_is_computed(world, terms, teacher_body, teacher_hea
     assert ran == {"body": teacher_body, "head": teacher_head, "rows": {"all": labels.numel(), "masked": masked, None: None}[student_rows]}
 
 
+def test_states_of_all_layers_are_compared_with_the_layers_they_were_copied_from(world):
+    """Against transformers' hidden states, in numpy."""
+    reference, (input_ids, labels) = transformers.BertModel.from_pretrained(world / "teacher").eval(), batch()
+    teacher = load_model(world / "teacher").requires_grad_(False)
+    student = make_student(teacher, layers=[1, 3]).eval()
+    values = TripleLoss(student, teacher, {"cos_all": 1.0, "ce_masked": 1.0}, 2.0, 7, layers=[1, 3])(input_ids, labels, labels.numel(), int((labels != -100).sum()))[1]
+    with torch.no_grad():
+        ours = [x.double().numpy() for x in student.bert.hidden_states(input_ids)[1:]]
+        theirs = [reference(input_ids, output_hidden_states=True).hidden_states[layer + 1].double().numpy() for layer in (1, 3)]
+    cosines = [(x * y).sum(-1) / np.linalg.norm(x, axis=-1) / np.linalg.norm(y, axis=-1) for x, y in zip(ours, theirs)]
+    assert float(values["cos_all"]) == pytest.approx(1 - np.mean(cosines), rel=1e-4) and values["ce_masked"] > 0
+
+
+@pytest.mark.parametrize("choice, layers", [
+    ("even", [0, 2, 4, 6, 8, 10]), ("odd", [1, 3, 5, 7, 9, 11]), ("first", [0, 1, 2, 3, 4, 5]), ("last", [6, 7, 8, 9, 10, 11]),
+    ("evenly:6", [0, 2, 4, 7, 9, 11]), ("evenly:3", [0, 6, 11]), ("evenly:4", [0, 4, 7, 11]), ("evenly:1", [0]), ("3,3", [3, 3])])
+def test_which_layers_a_word_means(choice, layers):
+    assert pretrain.chosen_layers(pretrain.layer_choice(choice), 12) == layers
+    assert pretrain.chosen_layers(None, 12) == [0, 2, 4, 7, 9, 11]
+
+
+@pytest.mark.parametrize("name", list(EXTENDED))
+def test_every_extended_variant_can_be_trained(distil, tmp_path, name):
+    record = distil(name, *EXTENDED[name][1], *(("--layers", "evenly:4") if name == "depth_6" else ()), "--steps", 2)  # the teacher has 4 layers
+    assert np.isfinite(record["heldout_after"]["kl"])
+    args = record["arguments"]
+    assert args["weights"] == {"ce_masked": {"ce_masked": 5.0, "mlm": 2.0, "cos": 1.0}, "cos_all": {"ce": 5.0, "mlm": 2.0, "cos_all": 1.0},
+                               "weights_111": {"ce": 1.0, "mlm": 1.0, "cos": 1.0}}.get(name, {"ce": 5.0, "mlm": 2.0, "cos": 1.0})
+
+
 def test_the_teacher_is_never_trained_nor_given_dropout(world):
     teacher = load_model(world / "teacher").requires_grad_(False)
     student = make_student(teacher)
@@ -170,7 +202,7 @@ def test_what_is_up_to_date_is_decided_by_content(distil, tmp_path, edited, caps
     first = distil("run")
     weights_file = tmp_path / "run" / "model.safetensors"
     written = weights_file.stat().st_mtime_ns
-    edited("losses.py", "temperature ** 2", "temperature ** 2  # as Hinton has it")
+    edited("losses.py", "kl * temperature ** 2", "kl * temperature ** 2  # as Hinton has it")
     edited("losses.py", '"""Aligns the directions', '"""Makes equal the directions')
     for file in ("losses.py", "model.py"):
         os.utime(tmp_path / file)
@@ -195,7 +227,7 @@ def test_going_on_with_edited_code_is_marked(distil, tmp_path, edited, monkeypat
         with pytest.raises(Interrupted, match="goes on from step 2"):
             distil(name)
     monkeypatch.setattr(Run, "must_save", must_save)
-    edited("losses.py", "temperature ** 2", "temperature ** 3")
+    edited("losses.py", "kl * temperature ** 2", "kl * temperature ** 3")
     mixed = distil("run")
     assert "run: goes on from step 2 under other conditions (the code has changed): no longer exactly" in capsys.readouterr().out
     assert mixed["resumed"] == [{"from_step": 2, "changed": ["the code has changed"]}]
@@ -210,7 +242,7 @@ def test_going_on_with_edited_code_is_marked(distil, tmp_path, edited, monkeypat
 def test_a_formula_concerns_only_the_students_that_use_it(distil, edited):
     runs = {name: distil(name, *more) for name, more in {"full": [], "no_cos": ["--use_cos", 0], "off": ["--alpha_cos", 0]}.items()}
     assert runs["off"]["arguments"]["weights"] == runs["no_cos"]["arguments"]["weights"] == {"ce": 5.0, "mlm": 2.0}
-    edited("losses.py", "return (1 - F.cosine", "return 2 * (1 - F.cosine")
+    edited("losses.py", "return (1 - F.cosine_similarity(student_hidden", "return 2 * (1 - F.cosine_similarity(student_hidden")
     assert distil("no_cos", "--use_cos", 0) == runs["no_cos"]
     with pytest.raises(InputError, match="the code has changed"):
         distil("full")
@@ -312,7 +344,7 @@ def test_learning_rate():
     (["--mlm_prob", "1.5"], "--mlm_prob: 1.5 is not a number at least 0 and at most 1"),
     (["--use_mlm", "0", "--use_ce", "0", "--use_cos", "0"], "all losses are off: set --use_ce or --use_mlm or --use_cos to 1"),
     (["--layers", "0,4"], "--layers: the teacher has layers 0 to 3, not 4"),
-    (["--layers", "a"], "--layers: a is not a list of layers"),
+    (["--layers", "a"], "--layers: a is neither even, .* nor a list of layers"),
     (["--grad_accum", "99", "--batch_size", "8"], "--grad_accum 99 is more parts"),
     (["--config", "x"], "--config goes with --teacher none"),
     (["--teacher", "none"], "--teacher none needs --config"),
