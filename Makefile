@@ -1,6 +1,7 @@
 # Every target sets up .venv on first use, and again when the requirements change.
 #   make ablation [SEEDS=3] [TASKS=cola,mrpc] [ARGS="..."]: the experiment in a miniature language
-#   make ablation PRESET=mini|base TEACHER=folder CORPUS=folder DATA=folder [HELDOUT=folder]: with a real teacher, on real text
+#   make ablation PRESET=mini|base TEACHER=folder CORPUS=folder DATA=folder [HELDOUT=folder]: with a real teacher, on real text;
+#                 what of the three PRESET=base is not given, it fetches into runs/models and runs/data, after saying how much that is
 #   make report   (the same variables): only the report, from what is done
 #   make demo TEXT="the dogs that [MASK] the cat are asleep" [RUN=runs/toy]
 #   make demo TEXT="..." TASK=cola [TEXT_B="..."]

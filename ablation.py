@@ -2,6 +2,7 @@
 
     python ablation.py
     python ablation.py --preset mini --teacher FOLDER --corpus FILE_OR_FOLDER --data_dir FOLDER
+    python ablation.py --preset base          # says what it will fetch, and fetches it
 
 Distils one student per variant, fine-tunes the teacher and every student on every task, and reports the differences.
 What is up to date is not done again. Sanh et al. 2019 (arXiv:1910.01108), section 4.2 and Table 4.
@@ -22,6 +23,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+import download
 import finetune
 import pretrain
 import toy
@@ -73,11 +75,30 @@ PRESETS = {
         "pretrain": ["--steps", "200", "--batch_size", "16", "--lr", "5e-4", "--log_every", "5"],
         "finetune": ["--epochs", "3", "--batch_size", "32", "--lr", "1e-4", "--attention_dropout", "0"],
     },
-    "base": {  # bert-base-uncased on a GPU
+    "base": {  # bert-base-uncased on a GPU; what of the three folders the command line does not name is fetched
+        "hub_name": "google-bert/bert-base-uncased", "teacher": "runs/models/bert-base-uncased", "data_dir": "runs/data",
+        "corpus": ["runs/data/wikitext-103-raw/wiki.train.raw"], "heldout": ["runs/data/wikitext-103-raw/wiki.valid.raw"],
         "pretrain": ["--steps", "10000", "--batch_size", "256", "--grad_accum", "4", "--lr", "5e-4"],
         "finetune": ["--epochs", "3", "--batch_size", "32", "--lr", "2e-5"],
     },
 }
+
+
+# ---- Fetching what preset base needs ----
+
+def fetch(args):
+    """Fetch what of the teacher, the tasks and WikiText-103 is neither named on the command line nor there. Raises InputError."""
+    preset = PRESETS[args.preset]
+    wanted = (args.tasks if "data_dir" in args.fetched else []) + (["wikitext-103"] if "corpus" in args.fetched else [])
+    data_sets = download.missing(wanted, preset["data_dir"])
+    teacher = "teacher" in args.fetched and not Path(args.teacher).exists()
+    said = [f"{preset['hub_name']} (440 MB) into {args.teacher}"] if teacher else []
+    said += [f"{download.what_and_how_much(data_sets)}, into {preset['data_dir']}"] if data_sets else []
+    if said:
+        print(f"To be fetched first: {'; '.join(said)}", flush=True)
+    if teacher:
+        download.fetch_model(preset["hub_name"], args.teacher)
+    download.download_tasks(data_sets, preset["data_dir"])
 
 
 # ---- Running what is missing ----
@@ -277,7 +298,9 @@ def read_arguments(arguments):
     args.jobs = args.jobs or (preset.get("jobs", 1) if resolve_device(args.device) == "cpu" else 1)
     args.world = None if args.corpus and args.data_dir else preset.get("world")
     args.heldout = args.heldout or (None if args.corpus else preset.get("heldout"))
-    for name in ("teacher", "corpus", "data_dir"):
+    needed = ("teacher", "corpus", "data_dir")
+    args.fetched = [name for name in needed if not getattr(args, name)] if "hub_name" in preset else []
+    for name in needed:
         if not getattr(args, name) and name not in preset:
             raise InputError(f"--{name}: missing; preset {args.preset} needs --teacher, --corpus and --data_dir")
         setattr(args, name, getattr(args, name) or preset[name])
@@ -297,6 +320,7 @@ def main(arguments):
     if args.world:
         toy.main([*args.world, "--overwrite"])
     if not args.report_only:
+        fetch(args)
         check(args)
         to_do = missing(args)
         print(f"{len(args.variants)} students to distil from {args.teacher}, {1 + len(args.variants) + len(args.also)} models to "

@@ -1,7 +1,9 @@
 """Batches: blocks of the corpus and their masks, the readers of GLUE and IMDb, rows of texts.
 
-A block and its mask are pure functions of (seed, step, row): no state, so nothing to save and nothing to lose.
-Read next: pretrain.py (blocks) and finetune.py (tasks).
+    python data.py --download cola,mrpc,imdb,wikitext-2 --data_dir FOLDER
+
+fetches the files themselves (download.py). A block and its mask are pure functions of (seed, step, row): no state, so nothing to save
+and nothing to lose. Read next: pretrain.py (blocks) and finetune.py (tasks).
 """
 import functools
 import re
@@ -13,7 +15,7 @@ import numpy as np
 import torch
 
 from corpus import open_text
-from run import MASKS, ORDER, InputError
+from run import MASKS, ORDER, InputError, Parser, command_line, list_of
 
 
 def ahead(batches, pin=False):
@@ -288,3 +290,16 @@ def sorted_batches(rows, batch_size):
     """Lists of row numbers, every row once, longest first: for evaluation, and so that too little memory shows at once."""
     order = np.argsort([-len(ids) for ids, _ in rows], kind="stable")
     return [order[i:i + batch_size] for i in range(0, len(rows), batch_size)]
+
+
+def main(arguments):
+    from download import SOURCES, download_tasks  # built upon this file
+    parser = Parser(__doc__)
+    parser.add_argument("--download", type=list_of(SOURCES, "data set"), required=True, help=f"separated by commas: {', '.join(SOURCES)}")
+    parser.add_argument("--data_dir", required=True, help="folder that gets CoLA/, MNLI/, ..., aclImdb/, squad/, wikitext-2-raw/, ...")
+    args = parser.parse_args(arguments)
+    download_tasks(args.download, args.data_dir)
+
+
+if __name__ == "__main__":
+    command_line(main)

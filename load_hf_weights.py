@@ -1,10 +1,11 @@
 """Hugging Face's BERT folders, in and out: config.json, model.safetensors, vocab.txt, tokenizer.json, tokenizer_config.json.
 
-    python load_hf_weights.py FOLDER --to distilbert --out FOLDER
+    python load_hf_weights.py google-bert/bert-base-uncased --out FOLDER     fetch a teacher from the hub (download.py)
+    python load_hf_weights.py FOLDER --to distilbert --out FOLDER            write a student for transformers' DistilBERT
 
 What is special: every name of a weight stands in one table; a model is built without memory first, and each of its
 weights must be found in the files, in its shape, or nothing is loaded. transformers opens what save_model writes.
-DistilBERT's folders can be read too, and written with the command above.
+DistilBERT's folders can be read too.
 Read next: pretrain.py.
 """
 import dataclasses
@@ -400,16 +401,19 @@ def export_distilbert(source, out):
 
 def main(arguments):
     parser = Parser(__doc__)
-    parser.add_argument("model", help="folder of a BERT with its MLM head: a student, or its teacher")
-    parser.add_argument("--to", choices=("distilbert",), help="the layout to write")
+    parser.add_argument("model", help="a model's name on Hugging Face's hub; with --to: folder of a BERT with its MLM head")
+    parser.add_argument("--to", choices=("distilbert",), help="the layout to write it in")
     parser.add_argument("--out", required=True, help="a new folder")
     args = parser.parse_args(arguments)
-    if not Path(args.model).is_dir():
-        raise InputError(f"{args.model}: no such folder")
     if Path(args.out).exists() and (not Path(args.out).is_dir() or any(Path(args.out).iterdir())):
         raise InputError(f"--out {args.out}: is there already, and not an empty folder; choose another")
     if not args.to:
-        raise InputError(f"--to: missing; {args.model} is a folder, and --to distilbert is what can be made of it")
+        if Path(args.model).is_dir():
+            raise InputError(f"{args.model}: a folder here already; what can be made of it is --to distilbert")
+        from download import fetch_model  # built upon this file
+        return fetch_model(args.model, args.out)
+    if not Path(args.model).is_dir():
+        raise InputError(f"{args.model}: no such folder")
     export_distilbert(args.model, args.out)
 
 

@@ -57,6 +57,8 @@ def members(archive):
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as opened:
             for info in opened.infolist():
+                if of_finder(info.filename):
+                    continue
                 kind = info.external_attr >> 28  # the Unix mode's file type; 0 if it was not packed on Unix
                 budget.check(info.filename, info.file_size, kind in (0, 4, 8))  # 4: a folder, 8: a file
                 if not info.is_dir():
@@ -64,9 +66,17 @@ def members(archive):
         return
     with gzip.open(archive) as unzipped, tarfile.open(fileobj=Counted(unzipped, budget), mode="r|") as opened:
         for info in opened:
+            if of_finder(info.name):
+                continue
             budget.check(info.name, 0, info.isfile() or info.isdir())
             if info.isfile():
                 yield info.name, opened.extractfile(info)
+
+
+def of_finder(name):
+    """Whether macOS put it into the archive beside what was packed: no part of the data."""
+    parts = PurePosixPath(name).parts
+    return parts[:1] == ("__MACOSX",) or parts[-1:] in ((".DS_Store",), ("Icon\r",))
 
 
 class Budget:

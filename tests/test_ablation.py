@@ -129,7 +129,7 @@ def test_the_readmes_example_works_as_written(copy):
     formula, term, variant = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     copy("losses.py", "# name: (formula, weight)", formula + "\n\n")
     copy("losses.py", "}\nWEIGHTS", term)
-    copy("ablation.py", "}\nBASELINE", variant)
+    copy("ablation.py", "}\n# More rows", variant)
     done, printed = copy.run(*some, "full,mse")
     assert done == [("pretrain", f"{copy.runs}/mse/seed0"), ("finetune", f"{copy.runs}/mse/seed0/cola")]  # and the rest is kept
     assert "| squared error of logits for KL |" in printed

@@ -235,7 +235,7 @@ def test_going_on_with_edited_code_is_marked(distil, tmp_path, edited, monkeypat
         edited("losses.py", "temperature ** 3", f"temperature ** {code}")
         with pytest.raises(InputError, match="the code has changed"):
             distil("run")
-        edited("losses.py", f"temperature ** {code}", "temperature ** 3")
+        edited("losses.py", f"kl * temperature ** {code}", "kl * temperature ** 3")
     assert "resumed" not in distil("anew", "--overwrite") and (tmp_path / "anew~1" / "checkpoint.pt").exists()
 
 
