@@ -95,6 +95,8 @@ def fetch(args):
     said = [f"{preset['hub_name']} (440 MB) into {args.teacher}"] if teacher else []
     said += [f"{download.what_and_how_much(data_sets)}, into {preset['data_dir']}"] if data_sets else []
     if said:
+        for module, arguments in commands(args):
+            module.read_arguments(arguments)  # what is wrong with them is said before, not after
         print(f"To be fetched first: {'; '.join(said)}", flush=True)
     if teacher:
         download.fetch_model(preset["hub_name"], args.teacher)

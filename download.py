@@ -8,6 +8,7 @@ when whole. DOWNLOAD_MIRROR=https://HOST takes the place of every address's sche
 hub is fetched by its own library, with its cache, its mirrors (HF_ENDPOINT) and its offline mode (HF_HUB_OFFLINE=1).
 """
 import contextlib
+import errno
 import hashlib
 import http.client
 import os
@@ -79,8 +80,6 @@ def fetch(url, path, size=None, sha256=None):
             part.unlink()
             raise InputError(f"{url}: what came has another sha256 than the data set's, and was deleted; {ELSEWHERE}")
         os.replace(part, path)
-    except OSError as error:  # of the disk: the network's are InputErrors by now
-        raise OSError(error.errno, error.strerror, error.filename or str(part)) from None
     finally:
         if part.exists() and not part.stat().st_size:
             part.unlink()
@@ -212,18 +211,19 @@ def download_tasks(names, data_dir):
     if not absent:
         return
     print(f"{data_dir}: fetching {what_and_how_much(absent)}", flush=True)
-    staging = Path(data_dir, ".download")
-    staging.mkdir(parents=True, exist_ok=True)
-    with hold(staging / "lock", wait=True):
+    staging, lock = Path(data_dir, ".download"), Path(data_dir, ".download.lock")
+    Path(data_dir).mkdir(parents=True, exist_ok=True)
+    with hold(lock, wait=True):
+        staging.mkdir(exist_ok=True)
         try:
             for name in absent:
                 if missing([name], data_dir):  # another process may have fetched it meanwhile
                     fetch_task(name, Path(data_dir), staging)
                     print(f"{Path(data_dir, PARTS[name][0]).parent}: fetched", flush=True)
         finally:
-            (staging / "lock").unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 staging.rmdir()  # it stays if a .part is in it
+            lock.unlink(missing_ok=True)
 
 
 def fetch_task(name, data_dir, staging):
@@ -288,26 +288,19 @@ def hub(name):
     from huggingface_hub import errors
     try:
         yield huggingface_hub
-    except errors.HFValidationError:
-        raise InputError(f"{name}: neither a folder here nor a name on the hub, such as google-bert/bert-base-uncased") from None
-    except errors.GatedRepoError:
-        raise InputError(f"{name}: gated: accept its terms at {endpoint}/{name}, and log in with hf auth login") from None
-    except errors.RepositoryNotFoundError:
-        raise InputError(f"{name}: neither a folder here nor a public repository at {endpoint}; check the name, or log in with hf auth "
-                         "login") from None
-    except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:
-        if huggingface_hub.constants.HF_HUB_OFFLINE:
-            raise InputError(f"{name}: not in the hub library's cache, and HF_HUB_OFFLINE is set; unset it to fetch") from None
-        raise hub_failed(name, endpoint, error) from None
-    except Exception as error:  # of HTTP, TLS, sockets, JSON: the library passes on what its own libraries raise
-        if isinstance(error, OSError) and error.errno:  # the disk's
+    except Exception as error:  # of HTTP, TLS, sockets, JSON too: the library passes on what its own libraries raise
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):  # the disk's
             raise
-        raise hub_failed(name, endpoint, error) from None
-
-
-def hub_failed(name, endpoint, error):
-    return InputError(f"{name}: cannot be fetched from {endpoint} ({' '.join(str(error).split())[:300] or type(error).__name__}); check the "
-                      "connection and HF_ENDPOINT: the same command goes on; HF_HUB_OFFLINE=1 takes what is in the library's cache")
+        offline = (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) if huggingface_hub.constants.HF_HUB_OFFLINE else ()
+        raise InputError(f"{name}: " + next(said for kind, said in (
+            (errors.HFValidationError, "neither a folder here nor a name on the hub, such as google-bert/bert-base-uncased"),
+            (errors.GatedRepoError, f"gated: accept its terms at {endpoint}/{name}, and log in with hf auth login"),
+            (errors.RepositoryNotFoundError, f"no folder here, and no public repository at {endpoint}; check the name, or log in with "
+                                             "hf auth login"),
+            (offline, "not in the hub library's cache, and HF_HUB_OFFLINE is set; unset it to fetch"),
+            (Exception, f"cannot be fetched from {endpoint} ({' '.join(str(error).split())[:300] or type(error).__name__}); check the "
+                        "connection and HF_ENDPOINT: the same command goes on; HF_HUB_OFFLINE=1 takes what is in the library's cache"),
+        ) if isinstance(error, kind))) from None
 
 
 def fetch_from_hub(url, sha256):
