@@ -29,9 +29,8 @@ import pretrain
 import toy
 from checkpoint import outdated
 from corpus import text_files
-from data import TASKS, collate, encode, read_dev, read_train
+from data import TASKS, collate
 from load_hf_weights import load_model, load_tokenizer
-from model import Classifier
 from report import summarize, write_report
 from run import (InputError, Interrupted, Parser, autocast, command_line, hold, interrupt, leave_with_parent, list_of, number, one_of,
                  peak_memory, resolve_device, words)
@@ -128,10 +127,11 @@ def check(args):
     for module, arguments in commands(args):
         module.read_arguments(arguments)
     for folder in args.also.values():
-        load_model(folder, Classifier, new=("pooler", "classifier")), load_tokenizer(folder)
+        finetune.new_model(folder, args.tasks[0]), load_tokenizer(folder)
     load_model(args.teacher), text_files(args.corpus + (args.heldout or []))
     for task in args.tasks:
-        read_train(task, args.data_dir), read_dev(task, args.data_dir)
+        reader = finetune.reader(task)
+        reader.read_train(task, args.data_dir), reader.read_dev(task, args.data_dir)
 
 
 def missing(args):
@@ -180,15 +180,16 @@ def time_distillation(run):
 def time_fine_tuning(run, teacher):
     """Seconds of fine-tuning the teacher, the optimizer's part and the evaluation left out."""
     examples, _ = finetune.load_data(run)
-    rows = encode(examples[::max(1, len(examples) // (8 * run.batch_size))], load_tokenizer(teacher), run.max_length)
+    some = examples[::max(1, len(examples) // (8 * run.batch_size))]
+    rows, _ = finetune.training_rows(run, some, load_tokenizer(teacher))
     rows.sort(key=lambda row: len(row[0]))
-    model = load_model(teacher, Classifier, new=("pooler", "classifier"), num_labels=2).to(run.device)
+    model = finetune.new_model(teacher, run.task).to(run.device)
     inputs = [x.to(run.device) for x in collate(rows[len(rows) // 2:][:run.batch_size], 0)]  # of the middle length
 
     def step():
         with autocast(torch.device(run.device), run.precision):
             model(*inputs).float().square().mean().backward()
-    return timed_once_warm(step) * run.epochs * len(examples) / len(inputs[0])
+    return timed_once_warm(step) * run.epochs * len(examples) * len(rows) / len(some) / len(inputs[0])
 
 
 def timed_once_warm(step):
@@ -279,7 +280,7 @@ def read_arguments(arguments):
     parser.add_argument("--teacher", help="folder of a BERT with its MLM head, in Hugging Face's layout")
     parser.add_argument("--corpus", nargs="+", help="text files, or folders of them")
     parser.add_argument("--heldout", nargs="+", help="text to measure on; default: a slice of the corpus, not trained on")
-    parser.add_argument("--data_dir", help="folder that holds CoLA/, MNLI/, ... or glue_data/, and aclImdb/")
+    parser.add_argument("--data_dir", help="folder that holds CoLA/, MNLI/, ... or glue_data/, aclImdb/, squad/")
     parser.add_argument("--out_dir", help="default: runs/PRESET")
     parser.add_argument("--seeds", type=number(int, 1), default=1, help="repeat everything with seeds 0 to N - 1")
     parser.add_argument("--tasks", type=list_of(TASKS, "task"), default=["cola", "mnli", "mrpc", "imdb"],

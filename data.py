@@ -98,10 +98,11 @@ class Task:
     text: tuple        # the columns of the one sentence, or of the two
     label: str | int
     labels: dict | None  # a label as the file writes it -> its name; the class number is its place (Hugging Face's order).
-                         # None: a score from 0 to 5
+                         # None: a score from 0 to 5; empty: no label, but an answer from the text
     dev: tuple = ("dev.tsv",)    # the labelled files that are not for training
     test: tuple = ("test.tsv",)  # those without labels, whose answers GLUE's server knows
     max_length: int = 128
+    train: str = "train.tsv"
 
 
 NLI = {"entailment": "entailment", "neutral": "neutral", "contradiction": "contradiction"}
@@ -118,6 +119,7 @@ TASKS = {
     "stsb": Task("STS-B", "STS-B", ("sentence1", "sentence2"), "score", None),
     "wnli": Task("WNLI", "WNLI", ("sentence1", "sentence2"), "label", {"0": "not_entailment", "1": "entailment"}),
     "imdb": Task("IMDb", "aclImdb", (), "", {"neg": "negative", "pos": "positive"}, test=(), max_length=256),
+    "squad": Task("SQuAD", "squad", (), "", {}, ("dev-v1.1.json",), (), 384, "train-v1.1.json"),  # read by squad.py
 }
 
 
@@ -155,13 +157,13 @@ def task_files(task, data_dir, train_only=False):
     readme = [folder / name for name in ("README", "README.txt") if (folder / name).is_file()]
     if task == "imdb":
         return readme + [path for split in (("train",) if train_only else ("train", "test")) for path in review_files(folder / split)]
-    return readme + [folder / name for name in (("train.tsv",) if train_only else ("train.tsv", *TASKS[task].dev))]
+    return readme + [folder / name for name in (TASKS[task].train, *(() if train_only else TASKS[task].dev))]
 
 
 def read_train(task, data_dir):
     """The training set, a list of Examples. Raises InputError."""
     folder = task_folder(task, data_dir)
-    return read_reviews(folder / "train") if task == "imdb" else read_tsv(folder / "train.tsv", TASKS[task])
+    return read_reviews(folder / "train") if task == "imdb" else read_tsv(folder / TASKS[task].train, TASKS[task])
 
 
 def read_dev(task, data_dir):
@@ -271,7 +273,7 @@ def collate(rows, pad):
     batch = torch.zeros(3, len(rows), longest, dtype=torch.int64)
     batch[0] = pad
     for i, (ids, token_type_ids) in enumerate(rows):
-        batch[:, i, :len(ids)] = torch.tensor([ids, [1] * len(ids), token_type_ids])
+        batch[:, i, :len(ids)] = torch.from_numpy(np.array([ids, [1] * len(ids), token_type_ids], dtype=np.int64))
     return batch.unbind()
 
 

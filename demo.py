@@ -110,6 +110,8 @@ def main(arguments):
         f"{args.text} {args.text_b}".encode()
     except UnicodeEncodeError:
         raise InputError("the text is not UTF-8") from None
+    if args.task == "squad":
+        raise InputError("--task squad: its answers stand in a text; this shows labels and words to fill in alone")
     if args.task and bool(TASKS[args.task].text[1:]) != (args.text_b is not None):
         raise InputError(f"--task {args.task} reads {'two sentences: give --text_b too' if TASKS[args.task].text[1:] else 'one text: leave --text_b out'}")
     models = find_models(args.run, args.task, args.seed)

@@ -18,11 +18,13 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
+import data
+import squad
 from checkpoint import begin, finished_run
-from data import TASKS, ahead, collate, encode, read_dev, read_test, read_train, shuffled_batches, sorted_batches, task_files, task_title
+from data import TASKS, ahead, collate, encode, read_test, shuffled_batches, sorted_batches, task_files, task_title
 from load_hf_weights import load_model, load_tokenizer, model_files, save_model
 from losses import distillation_loss
-from model import Classifier
+from model import Classifier, SpanModel
 from run import (DROPOUT, NEW_WEIGHTS, InputError, Parser, add_common_arguments, autocast, code_digest, command_line, files_digest,
                  learning_rate, number, one_of, resolve, seed_torch, write_file, write_json)
 
@@ -75,21 +77,26 @@ def ranks(values):
 
 
 METRICS = {"cola": (matthews,), "mnli": (accuracy,), "mrpc": (f1, accuracy), "qnli": (accuracy,), "qqp": (f1, accuracy), "rte": (accuracy,),
-           "sst2": (accuracy,), "stsb": (pearson, spearman), "wnli": (accuracy,), "imdb": (accuracy,)}
+           "sst2": (accuracy,), "stsb": (pearson, spearman), "wnli": (accuracy,), "imdb": (accuracy,), "squad": (squad.exact_match, squad.f1)}
+
+
+def scored(task):
+    """The metrics that a task's one figure is the mean of: all of them; for SQuAD F1 alone, of which exact match is a stricter form."""
+    return (squad.f1,) if task == "squad" else METRICS[task]
 
 
 def score(task, sets):
     """The task's one figure, in points out of 100: the mean over its metrics and dev sets, as on GLUE's leaderboard.
 
     sets: {name of the set: (predictions, targets)}."""
-    return 100 * float(np.mean([metric(*pair) for pair in sets.values() for metric in METRICS[task]]))
+    return 100 * float(np.mean([metric(*pair) for pair in sets.values() for metric in scored(task)]))
 
 
 # ---- The loop ----
 
 def train(args, model, rows, labels, pad, device, run, teacher=None):
     """args.epochs times over the rows: AdamW, no weight decay, 10 % warm-up, then linear decay; from the first step or from the
-    run's checkpoint on. teacher: a Classifier of the same task. Raises InputError if the loss stops being a number."""
+    run's checkpoint on. teacher: a model of the same task. Raises InputError if the loss stops being a number."""
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0, fused=True)
     steps_per_epoch = -(-len(rows) // args.batch_size)
     steps = steps_per_epoch * args.epochs
@@ -104,12 +111,12 @@ def train(args, model, rows, labels, pad, device, run, teacher=None):
             *inputs, targets = (x.to(device, non_blocking=True) for x in batch)
             seed_torch(DROPOUT, args.seed, step)
             with autocast(device, args.precision):
-                logits = model(*inputs)
-            loss = task_loss(logits.float(), targets)
+                logits = model(*inputs).flatten(0, -2)  # (batch, classes); of spans (2 batch, length), a start and an end each
+            loss = task_loss(logits.float(), targets.flatten())
             terms = {"loss": loss}
             if teacher:
                 with torch.no_grad(), autocast(device, args.precision):
-                    teacher_logits = teacher(*inputs)
+                    teacher_logits = teacher(*inputs).flatten(0, -2)
                 terms["ce"] = distillation_loss(logits.float(), teacher_logits.float(), args.temperature)
                 loss = (1 - args.alpha_ce) * loss + args.alpha_ce * terms["ce"]
             loss.backward()
@@ -133,38 +140,77 @@ def train(args, model, rows, labels, pad, device, run, teacher=None):
 
 
 def task_loss(logits, targets):
-    """logits: (batch, classes) with class numbers as targets, (batch,); or (batch, 1) with scores, a regression."""
+    """logits: (rows, classes) with class numbers as targets, (rows,), a span's classes being the positions; or (rows, 1) with scores,
+    a regression."""
     return F.mse_loss(logits.squeeze(1), targets) if targets.is_floating_point() else F.cross_entropy(logits, targets)
 
 
-@torch.inference_mode()
 def predict(model, rows, pad, device, precision, batch_size=64):
     """The class number of every row, (rows,); its score, if the model has one output."""
+    logits = np.stack(compute_logits(model, rows, pad, device, precision, batch_size))
+    return logits[:, 0].astype(float) if logits.shape[1] == 1 else logits.argmax(-1)
+
+
+@torch.inference_mode()
+def compute_logits(model, rows, pad, device, precision, batch_size=64):
+    """A list with the logits of every row, (classes,); of a SpanModel (2, length of the batch that the row was in)."""
     logits = []
     order = sorted_batches(rows, batch_size)
     for batch in ahead((collate([rows[i] for i in batch], pad) for batch in order), pin=device.type == "cuda"):
         with autocast(device, precision):
             logits.append(model(*(x.to(device, non_blocking=True) for x in batch)).float())
-    logits = torch.cat(logits)
-    if not logits.isfinite().all():  # the last step, which no loss was taken of, ruined the weights
+    if not all(batch.isfinite().all() for batch in logits):  # the last step, which no loss was taken of, ruined the weights
         raise InputError("the trained model's logits are not finite numbers; lower --lr")
-    answers = (logits[:, 0].double() if logits.shape[1] == 1 else logits.argmax(-1)).cpu().numpy()
-    return answers[np.argsort(np.concatenate(order))]
+    logits = [of_row for batch in logits for of_row in batch.cpu().numpy()]
+    return [logits[i] for i in np.argsort(np.concatenate(order))]
+
+
+# ---- What a task is to the loop: a new model, rows and targets, answers ----
+
+def new_model(folder, task):
+    """A model for this task with a folder's encoder; what stands on it is new, from torch's seed. Raises InputError."""
+    if task == "squad":
+        return load_model(folder, SpanModel, new=("qa_outputs",))
+    return load_model(folder, Classifier, new=("pooler", "classifier"), num_labels=len(label_names(task)))
+
+
+def label_names(task):
+    return list((TASKS[task].labels or {"score": "score"}).values())
+
+
+def training_rows(args, examples, tokenizer):
+    """(rows, targets): (input_ids, token_type_ids) of each, and its class number or score, or a span's (start, end)."""
+    if args.task == "squad":
+        return squad.training_rows(examples, tokenizer, args.max_length, args.stride)
+    return encode(examples, tokenizer, args.max_length), [example.label for example in examples]
+
+
+def answer(args, model, examples, tokenizer):
+    """(predictions, targets) of a set: class numbers or scores, arrays; or the answers, and the gold answers, of questions, lists."""
+    device, pad = torch.device(args.device), model.config.pad_token_id
+    if args.task == "squad":
+        windows = list(squad.windows(examples, tokenizer, args.max_length, args.stride))
+        logits = compute_logits(model, [window.row for window in windows], pad, device, args.precision)
+        return squad.best_answers(examples, windows, logits), [question.golds for question in examples]
+    return (predict(model, encode(examples, tokenizer, args.max_length), pad, device, args.precision),
+            np.array([example.label for example in examples]))
 
 
 def read_arguments(arguments):
     parser = Parser(__doc__)
     parser.add_argument("--model", required=True, help="folder of a teacher or student")
     parser.add_argument("--task", required=True, type=one_of(TASKS, "task"), help=", ".join(TASKS))
-    parser.add_argument("--data_dir", required=True, help="folder that holds CoLA/, MNLI/, ... or glue_data/, and aclImdb/")
+    parser.add_argument("--data_dir", required=True, help="folder that holds CoLA/, MNLI/, ... or glue_data/, aclImdb/, squad/")
     parser.add_argument("--out_dir", required=True)
-    parser.add_argument("--epochs", type=number(int, 1), default=3)
+    parser.add_argument("--epochs", type=number(int, 1), default=3,
+                        help="default 3; for squad Devlin et al. took --epochs 2 --lr 3e-5 (BERT's code: --batch_size 12)")
     parser.add_argument("--batch_size", type=number(int, 1), default=32)
     parser.add_argument("--lr", type=number(float, 0, open_low=True), default=2e-5, help="peak learning rate")
-    parser.add_argument("--max_length", type=number(int, 5), help="tokens of a row at most; default 128, for imdb 256")
+    parser.add_argument("--max_length", type=number(int, 5), help="tokens of a row at most; default 128, for imdb 256, for squad 384")
+    parser.add_argument("--stride", type=number(int, 1), help="of squad: tokens from a window's start to the next one's; default 128")
     parser.add_argument("--attention_dropout", type=number(float, 0, 1),
                         help="default: as config.json says. 0 lets the fused attention of a CPU run, faster on long texts")
-    parser.add_argument("--train_rows", type=number(int, 1), help="train on so many rows only, drawn at random")
+    parser.add_argument("--train_rows", type=number(int, 1), help="train on so many rows (of squad: questions) only, drawn at random")
     parser.add_argument("--teacher", help="folder of a model fine-tuned on the same task, to learn from its logits too")
     parser.add_argument("--alpha_ce", type=number(float, 0, 1), help="with --teacher: the share of its loss; default 0.5")
     parser.add_argument("--temperature", type=number(float, 0, 1e4, open_low=True), help="with --teacher; default 2")
@@ -174,6 +220,10 @@ def read_arguments(arguments):
     add_common_arguments(parser)
     args = resolve(parser.parse_args(arguments))
     args.max_length = args.max_length or TASKS[args.task].max_length
+    if args.task == "squad":
+        args.stride = args.stride or 128
+    elif args.stride:
+        raise InputError("--stride goes with --task squad")
     if args.teacher:
         if TASKS[args.task].labels is None:
             raise InputError(f"--teacher: {args.task} is a regression; one score is no distribution to be distilled")
@@ -185,36 +235,42 @@ def read_arguments(arguments):
 
 def made_of(args):
     """What the run depends on, besides its arguments: {what: digest}."""
-    parts = {"code": code_digest(CODE), "model": files_digest(model_files(args.model)),
+    code = CODE + (("squad.py",) if args.task == "squad" else ())
+    parts = {"code": code_digest(code), "model": files_digest(model_files(args.model)),
              "data_dir": files_digest(task_files(args.task, args.data_dir, train_only=args.tune))}
     if args.teacher:
         parts |= {"teacher": files_digest(model_files(args.teacher)), "formula": code_digest(("losses.py",), without=OTHER_LOSSES)}
     return parts
 
 
-def load_teacher(folder, names, tokenizer):
-    """A Classifier that answers with these labels, in this order, and reads this tokenizer's tokens. Raises InputError."""
-    teacher = load_model(folder, Classifier).requires_grad_(False)
-    labels = teacher.config.id2label or {}
-    if [labels.get(key) for key in sorted(labels, key=int)] != names:
+def load_teacher(folder, task, tokenizer):
+    """A model fine-tuned on this task: with its labels, in this order, and this tokenizer's tokens. Raises InputError."""
+    teacher = load_model(folder, SpanModel if task == "squad" else Classifier).requires_grad_(False)
+    labels, names = teacher.config.id2label or {}, label_names(task)
+    if task != "squad" and [labels.get(key) for key in sorted(labels, key=int)] != names:
         raise InputError(f"--teacher {folder}: answers with {', '.join(labels.values()) or 'nameless classes'}, not with {', '.join(names)}")
     if load_tokenizer(folder).get_vocab() != tokenizer.get_vocab():
         raise InputError(f"--teacher {folder}: has another vocabulary than the model")
     return teacher
 
 
+def reader(task):
+    """The module whose read_train and read_dev know this task's files."""
+    return squad if task == "squad" else data
+
+
 def load_data(args):
     """(training examples, {name of the set to score: examples}). Raises InputError."""
-    train = read_train(args.task, args.data_dir)
+    train = reader(args.task).read_train(args.task, args.data_dir)
     if args.tune:
         order = np.random.default_rng(0).permutation(len(train))
         cut = len(train) - max(1, len(train) // 10)
         train, dev = [train[i] for i in order[:cut]], {"train_tenth": [train[i] for i in order[cut:]]}
     else:
-        dev = read_dev(args.task, args.data_dir)
+        dev = reader(args.task).read_dev(args.task, args.data_dir)
     if args.train_rows:
         train = [train[i] for i in np.random.default_rng(1).permutation(len(train))[:args.train_rows]]
-    if len({example.label for example in train}) < 2:
+    if args.task != "squad" and len({example.label for example in train}) < 2:
         raise InputError(f"{args.data_dir}: the training rows of {args.task} all have the same label; nothing can be learnt")
     return train, dev
 
@@ -236,34 +292,35 @@ def fine_tune(args, sources):
         device = torch.device(args.device)
         train_set, dev_sets = load_data(args)
         seed_torch(NEW_WEIGHTS, args.seed)
-        names = list((TASKS[args.task].labels or {"score": "score"}).values())
-        model = load_model(args.model, Classifier, new=("pooler", "classifier"), num_labels=len(names)).to(device)
+        model = new_model(args.model, args.task).to(device)
         tokenizer = load_tokenizer(args.model)
-        teacher = load_teacher(args.teacher, names, tokenizer).to(device) if args.teacher else None
+        teacher = load_teacher(args.teacher, args.task, tokenizer).to(device) if args.teacher else None
         for folder, one in ((args.model, model), (args.teacher, teacher)):
             if one and args.max_length > one.config.max_position_embeddings:
                 raise InputError(f"--max_length {args.max_length}: {folder} has {one.config.max_position_embeddings} positions")
         if args.attention_dropout is not None:
             for layer in model.bert.layers:
                 layer.attention_dropout = args.attention_dropout
-        pad = model.config.pad_token_id
 
-        rows, labels = encode(train_set, tokenizer, args.max_length), [example.label for example in train_set]
-        train(args, model, rows, labels, pad, device, run, teacher)
+        train(args, model, *training_rows(args, train_set, tokenizer), model.config.pad_token_id, device, run, teacher)
 
         model.eval()
-        sets = {name: (predict(model, encode(examples, tokenizer, args.max_length), pad, device, args.precision),
-                       np.array([example.label for example in examples])) for name, examples in dev_sets.items()}
+        sets = {name: answer(args, model, examples, tokenizer) for name, examples in dev_sets.items()}
         figures = {name: {"rows": len(pair[1]), **{metric.__name__: metric(*pair) for metric in METRICS[args.task]}}
                    for name, pair in sets.items()}
         results = {"task": args.task, "data": task_title(args.task, args.data_dir), "seed": args.seed,
-                   "score": score(args.task, sets), "train_rows": len(rows), "sets": figures}
-        regression = TASKS[args.task].labels is None
-        model.config = replace(model.config, id2label=dict(enumerate(names)), problem_type="regression" if regression else None)
+                   "score": score(args.task, sets), "train_rows": len(train_set), "sets": figures}
+        if args.task == "squad":
+            model.config = replace(model.config, id2label=None, problem_type=None)
+            lines = squad.write_predictions(args.out_dir, dev_sets, sets)
+        else:
+            names, regression = label_names(args.task), TASKS[args.task].labels is None
+            model.config = replace(model.config, id2label=dict(enumerate(names)), problem_type="regression" if regression else None)
+            lines = [(name, index, *(pair if regression else (names[number] for number in pair)))
+                     for name, both in sets.items() for index, pair in enumerate(zip(*both))]
         save_model(model, tokenizer, args.out_dir)
-        write_file(Path(args.out_dir) / "predictions.tsv", "set\tindex\tprediction\tlabel\n" + "".join(
-            "\t".join(map(str, (name, index, *((prediction, target) if regression else (names[prediction], names[target]))))) + "\n"
-            for name, pair in sets.items() for index, (prediction, target) in enumerate(zip(*pair))))
+        write_file(Path(args.out_dir) / "predictions.tsv",
+                   "".join("\t".join(map(str, line)) + "\n" for line in (("set", "index", "prediction", "label"), *lines)))
         write_json(Path(args.out_dir) / "results.json", results)
         record = run.finish(results=results)
     print(f"{args.out_dir}: {results['data']} {results['score']:.1f} ({results['sets']})")

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from model import BertConfig, Classifier, MaskedLM
+from model import BertConfig, Classifier, MaskedLM, SpanModel
 from run import InputError, Parser, command_line, read_json, write_file, write_json
 
 # Our name of a weight -> Hugging Face's name, or the three that our one matrix holds below each other. {} is the layer.
@@ -39,8 +39,9 @@ HEAD_NAMES = {
     MaskedLM: {"head.dense.*": "cls.predictions.transform.dense.*", "head.norm.*": "cls.predictions.transform.LayerNorm.*",
                "head.bias": "cls.predictions.bias"},
     Classifier: {"pooler.dense.*": "bert.pooler.dense.*", "head.*": "classifier.*"},
+    SpanModel: {"head.*": "qa_outputs.*"},
 }
-ARCHITECTURES = {MaskedLM: "BertForMaskedLM", Classifier: "BertForSequenceClassification"}
+ARCHITECTURES = {MaskedLM: "BertForMaskedLM", Classifier: "BertForSequenceClassification", SpanModel: "BertForQuestionAnswering"}
 # The same for DistilBERT, in whose config.json the fields have names of their own. It is a BERT without token types, and with
 # other heads for tasks, which are not read: a Classifier's pooler and head are not among these names.
 DISTILBERT_NAMES = {
@@ -63,7 +64,7 @@ DISTILBERT_FIELDS = {  # BertConfig's name of a field -> DistilBERT's. Its Layer
     "intermediate_size": "hidden_dim", "max_position_embeddings": "max_position_embeddings", "hidden_dropout_prob": "dropout",
     "attention_probs_dropout_prob": "attention_dropout", "initializer_range": "initializer_range", "pad_token_id": "pad_token_id",
 }
-PARTS = {"pooler": "pooler.", "classifier": "head."}  # what load_model's `new` can name: how our names of it begin
+PARTS = {"pooler": "pooler.", "classifier": "head.", "qa_outputs": "head."}  # what load_model's `new` can name: how our names of it begin
 
 
 def weight_names(model, layout="bert"):
@@ -220,9 +221,9 @@ def modern_name(name, weights, layout):
 
 
 def load_model(folder, cls=MaskedLM, new=(), **kwargs):
-    """A cls (MaskedLM or Classifier) with the weights of a folder in Hugging Face's layout: fp32, on the CPU, in eval mode.
+    """A cls (MaskedLM, Classifier or SpanModel) with the weights of a folder in Hugging Face's layout: fp32, on the CPU, in eval mode.
 
-    new: the parts that start at random, whether the folder has them or not: "pooler", "classifier". kwargs go to cls;
+    new: the parts that start at random, whether the folder has them or not: "pooler", "classifier", "qa_outputs". kwargs go to cls;
     num_labels, if not given, is what config.json says. From a DistilBERT folder the token types are zeros, which is its own
     arithmetic, and the head for a task must be new; dropout in training is BERT's, which has one more after the attention.
     Raises InputError: unreadable, another architecture, weights missing (all named), of a wrong shape, or not finite."""
@@ -237,7 +238,7 @@ def load_model(folder, cls=MaskedLM, new=(), **kwargs):
 
     state, missing, wrong = {}, [], []
     for ours, parameter in model.state_dict().items():
-        if cls is Classifier and ours.startswith(tuple(PARTS[part] for part in new)):
+        if cls is not MaskedLM and ours.startswith(tuple(PARTS[part] for part in new)):
             std = 0.0 if ours.endswith("bias") else config.initializer_range
             state[ours] = torch.randn(parameter.shape) * std
             continue

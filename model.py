@@ -1,4 +1,4 @@
-"""BERT from scratch: configuration, encoder, masked-language-model head, classifier, and the student made by copying layers.
+"""BERT from scratch: configuration, encoder, heads for masked words, classes and spans, and the student made by copying layers.
 
 What is special: LayerNorm after each residual sum (post-norm), erf GELU, query, key and value in one matrix,
 attention through `scaled_dot_product_attention`, an MLM decoder that is the word embedding matrix itself.
@@ -182,6 +182,26 @@ class Classifier(nn.Module):
     def forward(self, input_ids, attention_mask=None, token_type_ids=None):
         """Logits, (batch, num_labels)."""
         return self.head(self.dropout(self.pooler(self.bert(input_ids, attention_mask, token_type_ids))))
+
+
+NOT_THERE = -1e9  # a logit of what cannot be: exp gives 0, and, unlike -infinity, a difference of two is a number
+
+
+class SpanModel(nn.Module):
+    """BERT and a linear layer with two outputs a token: whether an answer starts there, and whether it ends there
+    (Devlin et al. 2018, section 4.2)."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.bert = Bert(config)
+        self.head = nn.Linear(config.hidden_size, 2)
+        init_weights(self.head, config.initializer_range)
+
+    def forward(self, input_ids, attention_mask=None, token_type_ids=None):
+        """Logits of start and end over the positions, (batch, 2, length); NOT_THERE where there is padding."""
+        logits = self.head(self.bert(input_ids, attention_mask, token_type_ids)).transpose(1, 2)
+        return logits if attention_mask is None else logits.masked_fill(attention_mask[:, None] == 0, NOT_THERE)
 
 
 def init_weights(module, std):

@@ -19,8 +19,9 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from checkpoint import set_aside
 from data import TASKS, read_dev, read_train, task_files
-from finetune import METRICS, score
+from finetune import score, scored
 from run import InputError, code_digest, files_digest, read_json, write_file, write_json
+from squad import f1_of_each
 
 # Sanh et al. 2019, Table 4: change of GLUE's macro-score against the full loss, at the paper's scale.
 PAPER_TABLE_4 = {"no_ce": -2.96, "no_cos": -1.46, "no_mlm": -0.31, "random_init": -3.69}
@@ -57,14 +58,23 @@ def folder_before(folder):
 
 
 def read_predictions(path, task):
-    """{name of the set: (predictions, targets)} from predictions.tsv."""
+    """{name of the set: (predictions, targets)} from predictions.tsv, arrays; of squad in place of the answers their F1, and of the
+    gold answers the JSON."""
     labels = TASKS[task].labels
-    read = float if labels is None else list(labels.values()).index
+    read = float if labels is None else json.loads if task == "squad" else list(labels.values()).index
     sets = {}
     for line in path.read_text(encoding="utf-8").splitlines()[1:]:
         name, _, prediction, target = line.split("\t")
-        sets.setdefault(name, []).append((read(prediction), read(target)))
+        sets.setdefault(name, []).append((read(prediction), target if task == "squad" else read(target)))
+    if task == "squad":
+        return {name: (f1_of_each(answers, map(json.loads, golds)), np.array(golds)) for name, (answers, golds) in
+                ((name, tuple(zip(*pairs))) for name, pairs in sets.items())}
     return {name: tuple(np.array(pairs).T) for name, pairs in sets.items()}
+
+
+def points(task, sets):
+    """The task's score from what read_predictions gives."""
+    return 100 * float(np.mean([pair[0].mean() for pair in sets.values()])) if task == "squad" else score(task, sets)
 
 
 def differences(task, variant, baseline):
@@ -79,7 +89,7 @@ def differences(task, variant, baseline):
             rows = rng.integers(len(targets), size=len(targets))
             ours[name] = predictions[rows], targets[rows]
             theirs[name] = baseline["sets"][0][name][0][rows], targets[rows]
-        drawn.append(score(task, ours) - score(task, theirs))
+        drawn.append(points(task, ours) - points(task, theirs))
     return np.array(drawn)
 
 
@@ -101,10 +111,13 @@ def read_heldout(out_dir, name, seeds):
 
 
 def measure_floors(out_dir, data_dir, tasks):
-    """{task: {"majority": points, "TF-IDF": points, ...}}: what needs no BERT. Measured once, kept in floors.json."""
+    """{task: {"majority": points, "TF-IDF": points, ...}}: what needs no BERT, of the tasks that have classes or scores. Measured
+    once, kept in floors.json."""
     path = Path(out_dir) / "floors.json"
     floors = read_json(path) if path.exists() else {}
     for task in tasks:
+        if task == "squad":
+            continue
         made_of = {"data": files_digest(task_files(task, data_dir)), "code": code_digest(("data.py", "report.py"))}
         if floors.get(task, {}).get("made_of") == made_of:
             continue
@@ -142,15 +155,16 @@ def summarize(out_dir, data_dir, titles, baseline, all_tasks, seeds, also=()):
     if baseline not in outcomes or not tasks:
         raise InputError(f"{out_dir}: nothing to report yet: no task is done for {baseline} and the others, with all "
                          f"{seeds} seed(s)")
-    glue = [task for task in tasks if task != "imdb"]  # IMDb is no GLUE task, and not in the macro-score
-    columns = {**{task: outcomes[baseline][task]["data"] for task in glue}, **({"macro": "macro"} if glue else {}),
-               **({"imdb": outcomes[baseline]["imdb"]["data"]} if "imdb" in tasks else {})}
-    main_column = "macro" if glue else "imdb"
+    others = [task for task in tasks if task in ("imdb", "squad")]  # no GLUE tasks, and not in the macro-score
+    glue = [task for task in tasks if task not in others]
+    headings = {task: outcomes[baseline][task]["data"] for task in tasks}
+    columns = {**{task: headings[task] for task in glue}, **({"macro": "macro"} if glue else {}), **{task: headings[task] for task in others}}
+    main_column = "macro" if glue else others[0]
 
     def with_macro(arrays):
         """{column: array}: the tasks' arrays, and their mean over GLUE's tasks."""
         return {column: np.mean([arrays[task] for task in glue], axis=0) if column == "macro" else arrays[column]
-                for column in columns}
+                for column in columns if column == "macro" or column in arrays}
     scores = {titles[name]: with_macro({task: found[task]["scores"] for task in tasks}) for name, found in outcomes.items()}
     drawn = {name: with_macro({task: differences(task, found[task], outcomes[baseline][task]) for task in tasks})
              for name, found in outcomes.items() if name != baseline}
@@ -167,7 +181,7 @@ def summarize(out_dir, data_dir, titles, baseline, all_tasks, seeds, also=()):
             since_edit[name] = interval(np.mean(scores[titles[name]][main_column] - old), drawn_since, seeds)
     floors = measure_floors(out_dir, data_dir, tasks)
     for floor in ("majority", "TF-IDF"):
-        scores[f"({floor})"] = with_macro({task: np.array([floors[task][floor]]) for task in tasks})
+        scores[f"({floor})"] = with_macro({task: np.array([floors[task][floor]]) for task in tasks if task in floors})
     heldout = {name: read_heldout(out_dir, name, seeds) for name in outcomes if name not in ("teacher", *also)}
     left_out = [TASKS[task].title for task in all_tasks if task not in tasks] + [
         title for name, title in titles.items() if name not in outcomes]
@@ -246,7 +260,8 @@ def conclusion(summary):
                for name, by_column in changed_by_variants(summary).items()}
     real = {title: value for title, value in changes.items() if not is_noise(value)}
     over = f"n = {summary['seeds']} seeds" if summary["seeds"] > 1 else "the dev rows; one seed"
-    what = "macro-score" if summary["main_column"] == "macro" else "accuracy"
+    main_column = summary["main_column"]
+    what = "macro-score" if main_column == "macro" else METRIC_TITLES[scored(main_column)[0].__name__]
     told = "; ".join(f"{title} changes the {what} by {value['difference']:+.1f} points "
                      f"[{value['low']:+.1f}, {value['high']:+.1f}]" for title, value in sorted(real.items(), key=lambda x: x[1]["difference"]))
     noise = ", ".join(title for title in changes if title not in real)
@@ -258,11 +273,11 @@ def conclusion(summary):
 def report_text(summary, title):
     """The report as Markdown."""
     columns, titles, seeds = summary["columns"], summary["titles"], summary["seeds"]
-    metrics = [f"{heading}: {' and '.join(METRIC_TITLES[metric.__name__] for metric in METRICS[task])}"
+    metrics = [f"{heading}: {' and '.join(METRIC_TITLES[metric.__name__] for metric in scored(task))}"
                for task, heading in columns.items() if task != "macro"]
     since = {titles[name]: show_change(value) for name, value in summary["since_edit"].items()}
-    scores = [[row, *(show_score(values[column]) for column in columns), *([since.get(row, "")] if since else [])]
-              for row, values in summary["scores"].items()]
+    scores = [[row, *(show_score(values[column]) if column in values else "" for column in columns), *([since.get(row, "")] if since else [])]
+              for row, values in summary["scores"].items() if values]
     minutes = ", ".join(f"{part} {seconds / 60:.1f}" for part, seconds in summary["seconds"].items())
     change = [[titles[name], *(show_change(values[column]) for column in columns),
                f"{PAPER_TABLE_4[name]:+.2f}" if name in PAPER_TABLE_4 else ""] for name, values in summary["change"].items()]

@@ -76,7 +76,7 @@ def test_masking_is_80_10_10_of_15_percent():
     assert (mask_tokens(ids, np.random.default_rng(0), 1.0, (2,), 4, 9)[1][1000:] != -100).all()
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "squad"])  # test_squad.py
 def test_every_layout_is_read(world, task):
     train, dev = read_train(task, world / "data"), read_dev(task, world / "data")
     assert len(train) == (32 if task == "imdb" else 64)
