@@ -7,6 +7,7 @@ Rajpurkar et al. 2016 (arXiv:1606.05250); Devlin et al. 2018 (arXiv:1810.04805),
 import json
 import re
 import string
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,8 +158,15 @@ def best_answers(questions, windows, logits):
         first, last, total = best_span(start[there], end[there])
         if total > best[window.question]:
             best[window.question] = total
-            answers[window.question] = questions[window.question].context[window.offsets[first, 0]:window.offsets[last, 1]]
+            answers[window.question] = whole_characters(questions[window.question].context, window.offsets[first, 0], window.offsets[last, 1])
     return answers
+
+
+def whole_characters(text, start, end):
+    """text[start:end], and the accents behind it that are characters of their own: the tokenizer drops them, the text does not."""
+    while end < len(text) and unicodedata.category(text[end]) == "Mn":
+        end += 1
+    return text[start:end]
 
 
 def best_span(start, end):
