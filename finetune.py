@@ -5,7 +5,8 @@
 With --teacher FOLDER, a model fine-tuned on the same task, its logits are learnt from too: a second step of distillation
 (Sanh et al. 2019, section 3, and the (D) of its Table 2).
 
-Devlin et al. 2018 (arXiv:1810.04805), section 4.1; GLUE: Wang et al. 2018 (arXiv:1804.07461). Read next: ablation.py.
+Devlin et al. 2018 (arXiv:1810.04805), sections 4.1 and 4.2; GLUE: Wang et al. 2018 (arXiv:1804.07461); SQuAD: squad.py.
+Read next: ablation.py.
 """
 import itertools
 from dataclasses import replace
@@ -175,6 +176,7 @@ def new_model(folder, task):
 
 
 def label_names(task):
+    """The names of a Classifier's outputs, in order."""
     return list((TASKS[task].labels or {"score": "score"}).values())
 
 

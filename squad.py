@@ -57,7 +57,7 @@ def read_questions(path):
             for q, qa in enumerate(member(paragraph, "qas", list, place)):
                 name = member(qa, "id", str, f"{place}.qas[{q}]")
                 if not name or not name.isprintable() or name in ids:
-                    raise InputError(f"{place}.qas[{q}]: its id {name!r} " + ("stands there twice" if name in ids else "is no name"))
+                    raise InputError(f"{place}.qas[{q}]: its id {name[:50]!r} {'stands there twice' if name in ids else 'is no name'}")
                 ids.add(name)
                 question = f"{path}: question {name}"
                 text, answers = member(qa, "question", str, question), member(qa, "answers", list, question)
@@ -66,7 +66,8 @@ def read_questions(path):
                     raise InputError(f"{question} has no answer; questions without one, as in SQuAD 2.0, are not implemented")
                 for answer, start in pairs:
                     if not answer or start < 0 or context[start:start + len(answer)] != answer:
-                        raise InputError(f"{question}: its answer {answer[:50]!r} does not stand at answer_start, character {start} of the context")
+                        raise InputError(f"{question}: its answer {answer[:50]!r} does not stand at answer_start, character {start} of the "
+                                         "context")
                 questions.append(Question(name, text, context, pairs))
     if not questions:
         raise InputError(f"{path}: no questions in it")
@@ -180,7 +181,8 @@ def best_span(start, end):
 def write_predictions(out_dir, dev_sets, sets):
     """predictions.json, {question's id: answer}, which the official evaluation script reads. Returns the rows of predictions.tsv:
     set, id, answer, gold answers; the last two as JSON in ASCII, in which nothing ends a column or a line."""
-    answered = [(name, question.id, answer, golds) for name, questions in dev_sets.items() for question, answer, golds in zip(questions, *sets[name])]
+    answered = [(name, question.id, answer, golds) for name, questions in dev_sets.items()
+                for question, answer, golds in zip(questions, *sets[name])]
     write_json(Path(out_dir) / "predictions.json", {number: answer for _, number, answer, _ in answered})
     return [(name, number, json.dumps(answer), json.dumps(golds)) for name, number, answer, golds in answered]
 
@@ -189,7 +191,7 @@ def write_predictions(out_dir, dev_sets, sets):
 
 def exact_match(predictions, targets):
     """The share of questions whose answer is, normalised, one of the gold answers."""
-    return float(np.mean([max(normalized(prediction) == normalized(gold) for gold in golds) for prediction, golds in zip(predictions, targets)]))
+    return float(np.mean([normalized(prediction) in map(normalized, golds) for prediction, golds in zip(predictions, targets)]))
 
 
 def f1(predictions, targets):

@@ -19,7 +19,7 @@ import demo
 import finetune
 import squad
 from checkpoint import Run
-from conftest import BAD, GOOD, SPECIAL, TINY, WORDS, no_dropout
+from conftest import GOOD, SPECIAL, TINY, WORDS, no_dropout
 from data import collate, shuffled_batches
 from load_hf_weights import load_model, load_tokenizer, save_model
 from losses import distillation_loss
@@ -285,24 +285,17 @@ def test_padding_has_no_part_in_the_teachers_term():
 # ---- End to end ----
 
 def squad_file(rng, questions):
-    """A file in SQuAD's layout. What is asked for is the word after the question's marker; the text holds two of them."""
+    """A file in SQuAD's layout. What is asked for is the word after the question's marker, a word of a kind of its own; two questions a text."""
     paragraphs = []
     for number in range(questions // 2):
-        words = rng.choices(WORDS[:90], k=rng.randint(8, 24) if number % 8 else rng.randint(60, 75))
-        places = sorted(rng.sample(range(0, len(words) - 1), 2))
-        while places[1] - places[0] < 2:
-            places = sorted(rng.sample(range(0, len(words) - 1), 2))
-        for place, marker in zip(places, (GOOD[0], BAD[0])):
-            words[place] = marker
+        words = rng.choices(WORDS[:60], k=rng.randint(6, 14) if number % 16 else rng.randint(60, 75))
+        place, marker = rng.randrange(len(words) - 1), rng.choice(GOOD)
+        words[place:place + 2] = marker, rng.choice(WORDS[60:90])
         if number % 5 == 0:
-            words[1:1] = ["Ünï", "“x”", "e\u0301"]
-            places = [place + 3 * (place >= 1) for place in places]
-        context, qas = " ".join(words), []
-        for place in places:
-            start = len(" ".join(words[:place + 1])) + 1
-            qas.append({"id": f"{number:04x}{place}", "question": f"film {words[place]} .", "answers": [
-                {"text": words[place + 1], "answer_start": start}] * 2})
-        paragraphs.append({"context": context, "qas": qas})
+            words, place = ["Ünï", "“x”", "e\u0301", *words], place + 3
+        answers = [{"text": words[place + 1], "answer_start": len(" ".join(words[:place + 1])) + 1}] * 2
+        paragraphs.append({"context": " ".join(words), "qas": [{"id": f"{number:04x}{i}", "question": f"{word} {marker} .", "answers": answers}
+                                                              for i, word in enumerate(("film", "bad"))]})
     return {"version": "1.1", "data": [{"title": "made", "paragraphs": paragraphs[::2]}, {"title": "up", "paragraphs": paragraphs[1::2]}]}
 
 
@@ -332,13 +325,13 @@ def first_step(rows):
 def test_it_learns_to_answer_and_a_student_learns_from_its_logits(world, arguments, data_dir, tmp_path):
     """The files it leaves, the metrics of its predictions, transformers' answers; both terms of the second distillation in numpy."""
     plain = no_dropout(world, tmp_path / "plain")
-    results = finetune.main(arguments("teacher", "--model", plain, "--epochs", 18, "--lr", "3e-3"))
+    results = finetune.main(arguments("teacher", "--model", plain, "--epochs", 8, "--lr", "2e-3"))
     dev = json.loads((data_dir / "squad" / "dev-v1.1.json").read_text(encoding="utf-8"))
     golds = {qa["id"]: (paragraph["context"], [answer["text"] for answer in qa["answers"]]) for article in dev["data"]
              for paragraph in article["paragraphs"] for qa in paragraph["qas"]}
     answers = json.loads((tmp_path / "teacher" / "predictions.json").read_text())
     assert answers.keys() == golds.keys() and all(answers[name] in context for name, (context, _) in golds.items())
-    assert results["score"] > 60 and results["data"] == "SQuAD" and results["train_rows"] == 400  # one of two markers, by chance: 50
+    assert results["score"] > 60 and results["data"] == "SQuAD" and results["train_rows"] == 400
     figures = results["sets"]["dev-v1.1"]
     assert list(figures) == ["rows", "exact_match", "f1"] and figures["rows"] == 60 and results["score"] == 100 * figures["f1"]
     assert figures["exact_match"] == pytest.approx(np.mean([answers[name] == texts[0] for name, (_, texts) in golds.items()]))
