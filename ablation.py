@@ -323,7 +323,8 @@ def main(arguments):
     if args.world:
         toy.main([*args.world, "--overwrite"])
     if not args.report_only:
-        fetch(args)
+        if args.fetched:
+            fetch(args)
         check(args)
         to_do = missing(args)
         print(f"{len(args.variants)} students to distil from {args.teacher}, {1 + len(args.variants) + len(args.also)} models to "

@@ -327,7 +327,7 @@ class Run:
             write_json(self.path.parent / "run.json", record)
             for name in ("checkpoint.pt", "started.json"):
                 (self.path.parent / name).unlink(missing_ok=True)
-        return record
+        return of_the_first(record)  # and with it the others know that all is written
 
 
 def made_with(args):

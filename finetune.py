@@ -17,7 +17,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm import tqdm
 
 import data
 import squad
@@ -26,11 +25,14 @@ from data import TASKS, ahead, collate, encode, read_test, shuffled_batches, sor
 from load_hf_weights import load_model, load_tokenizer, model_files, save_model
 from losses import distillation_loss
 from model import Classifier, SpanModel
-from run import (DROPOUT, NEW_WEIGHTS, InputError, Parser, add_common_arguments, autocast, code_digest, command_line, files_digest,
-                 learning_rate, number, one_of, resolve, seed_torch, write_file, write_json)
+from run import (DROPOUT, NEW_WEIGHTS, RANK, WORLD_SIZE, InputError, Parser, add_common_arguments, autocast, code_digest, command_line,
+                 files_digest, from_all, in_parallel, learning_rate, number, one_of, processes, progress_bar, resolve, seed_torch, write_file,
+                 write_json)
 
-CODE = ("run.py", "model.py", "corpus.py", "data.py", "load_hf_weights.py", "checkpoint.py", "finetune.py")  # what a fine-tuned model depends on
-OTHER_LOSSES = ("mlm_loss", "cosine_loss", "masked_distillation_loss", "all_layers_cosine_loss", "TERMS", "WEIGHTS", "sum_over_chunks", "SumOverChunks")  # and does not depend on
+# What a fine-tuned model depends on, and does not depend on.
+CODE = ("run.py", "model.py", "corpus.py", "data.py", "load_hf_weights.py", "checkpoint.py", "finetune.py")
+OTHER_LOSSES = ("mlm_loss", "cosine_loss", "masked_distillation_loss", "all_layers_cosine_loss", "TERMS", "WEIGHTS", "sum_over_chunks",
+                "SumOverChunks")
 
 
 # ---- Metrics: (predictions, targets), equally long arrays of class numbers -> float ----
@@ -103,16 +105,17 @@ def train(args, model, rows, labels, pad, device, run, teacher=None):
     steps = steps_per_epoch * args.epochs
     first_step, recent = run.resume(model, optimizer), []
     batches = (batch for epoch in range(args.epochs) for batch in shuffled_batches(rows, args.batch_size, args.seed, epoch))
-    batches = ahead(((*collate([rows[i] for i in batch], pad), torch.tensor([labels[i] for i in batch]))
-                     for batch in itertools.islice(batches, first_step, None)), pin=device.type == "cuda")
+    batches = ahead(((torch.tensor(share), *collate([rows[i] for i in own], pad), torch.tensor([labels[i] for i in own]))
+                     for own, share in map(own_rows, itertools.islice(batches, first_step, None))), pin=device.type == "cuda")
     model.train()
+    parallel = in_parallel(model)
     name = "/".join(Path(args.out_dir).parts[-3:])
-    with run.signals_wait(), tqdm(batches, total=steps, initial=first_step, desc=name, unit="step") as progress:
-        for step, batch in enumerate(progress, first_step):
+    with run.signals_wait(), progress_bar(batches, total=steps, initial=first_step, desc=name, unit="step") as progress:
+        for step, (share, *batch) in enumerate(progress, first_step):
             *inputs, targets = (x.to(device, non_blocking=True) for x in batch)
-            seed_torch(DROPOUT, args.seed, step)
+            seed_torch(DROPOUT, args.seed, step, RANK)
             with autocast(device, args.precision):
-                logits = model(*inputs).flatten(0, -2)  # (batch, classes); of spans (2 batch, length), a start and an end each
+                logits = parallel(*inputs).flatten(0, -2)  # (batch, classes); of spans (2 batch, length), a start and an end each
             loss = task_loss(logits.float(), targets.flatten())
             terms = {"loss": loss}
             if teacher:
@@ -120,24 +123,30 @@ def train(args, model, rows, labels, pad, device, run, teacher=None):
                     teacher_logits = teacher(*inputs).flatten(0, -2)
                 terms["ce"] = distillation_loss(logits.float(), teacher_logits.float(), args.temperature)
                 loss = (1 - args.alpha_ce) * loss + args.alpha_ce * terms["ce"]
-            loss.backward()
+            (loss * (float(share) * WORLD_SIZE)).backward()  # the processes' mean is then the mean over the batch
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, steps, args.lr, warmup=0.1)
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
 
-            recent.append({name: term.detach() for name, term in terms.items()})  # waited for only here:
+            recent.append({name: term.detach() * float(share) for name, term in terms.items()})  # waited for only here:
             must_log, must_save = step % args.log_every == 0 or step == steps - 1, run.must_save(step + 1)
             if must_log or must_save:
-                run.check_losses(recent, step)
+                figures = run.check_losses(recent, step)
                 recent.clear()
             if must_log:
-                figures = {name: term.item() for name, term in terms.items()}
                 run.log.write(step=step, epoch=step // steps_per_epoch, lr=optimizer.param_groups[0]["lr"], **figures)
                 progress.set_postfix({name: f"{value:.3f}" for name, value in figures.items()}, refresh=False)
             if must_save:
                 run.save(step + 1, model, optimizer)
+
+
+def own_rows(batch):
+    """(row numbers, share): of a batch, this process's rows, every WORLD_SIZE-th, and their share of it. A process that would get none
+    takes one with share 0, for the others wait for its gradient."""
+    own = batch[RANK::WORLD_SIZE]
+    return (own, len(own) / len(batch)) if len(own) else (batch[:1], 0.0)
 
 
 def task_loss(logits, targets):
@@ -156,14 +165,14 @@ def predict(model, rows, pad, device, precision, batch_size=64):
 def compute_logits(model, rows, pad, device, precision, batch_size=64):
     """A list with the logits of every row, (classes,); of a SpanModel (2, length of the batch that the row was in)."""
     logits = []
-    order = sorted_batches(rows, batch_size)
+    order = sorted_batches(rows, batch_size)[RANK::WORLD_SIZE]  # each process answers some, and learns what the others answered
     for batch in ahead((collate([rows[i] for i in batch], pad) for batch in order), pin=device.type == "cuda"):
         with autocast(device, precision):
-            logits.append(model(*(x.to(device, non_blocking=True) for x in batch)).float())
-    if not all(batch.isfinite().all() for batch in logits):  # the last step, which no loss was taken of, ruined the weights
+            logits.append(model(*(x.to(device, non_blocking=True) for x in batch)).float().cpu().numpy())
+    logits, order = from_all([of_row for batch in logits for of_row in batch]), from_all([row for batch in order for row in batch])
+    if not all(np.isfinite(of_row).all() for of_row in logits):  # the last step, which no loss was taken of, ruined the weights
         raise InputError("the trained model's logits are not finite numbers; lower --lr")
-    logits = [of_row for batch in logits for of_row in batch.cpu().numpy()]
-    return [logits[i] for i in np.argsort(np.concatenate(order))]
+    return [logits[i] for i in np.argsort(order)]
 
 
 # ---- What a task is to the loop: a new model, rows and targets, answers ----
@@ -282,9 +291,10 @@ def main(arguments):
     args = read_arguments(arguments)
     sources = made_of(args)
     tests = read_test(args.task, args.data_dir) if args.predict else {}
-    record = finished_run(args, sources, reads=(args.model, args.teacher, args.data_dir)) or fine_tune(args, sources)
-    for name, rows in tests.items():
-        write_submission(args, name, *zip(*rows))
+    with processes(args):
+        record = finished_run(args, sources, reads=(args.model, args.teacher, args.data_dir)) or fine_tune(args, sources)
+        for name, rows in tests.items():
+            write_submission(args, name, *zip(*rows))
     return record["results"]
 
 
@@ -312,21 +322,27 @@ def fine_tune(args, sources):
                    for name, pair in sets.items()}
         results = {"task": args.task, "data": task_title(args.task, args.data_dir), "seed": args.seed,
                    "score": score(args.task, sets), "train_rows": len(train_set), "sets": figures}
-        if args.task == "squad":
-            model.config = replace(model.config, id2label=None, problem_type=None)
-            lines = squad.write_predictions(args.out_dir, dev_sets, sets)
-        else:
-            names, regression = label_names(args.task), TASKS[args.task].labels is None
-            model.config = replace(model.config, id2label=dict(enumerate(names)), problem_type="regression" if regression else None)
-            lines = [(name, index, *(pair if regression else (names[number] for number in pair)))
-                     for name, both in sets.items() for index, pair in enumerate(zip(*both))]
-        save_model(model, tokenizer, args.out_dir)
-        write_file(Path(args.out_dir) / "predictions.tsv",
-                   "".join("\t".join(map(str, line)) + "\n" for line in (("set", "index", "prediction", "label"), *lines)))
-        write_json(Path(args.out_dir) / "results.json", results)
+        if RANK == 0:
+            write_results(args, model, tokenizer, dev_sets, sets, results)
         record = run.finish(results=results)
     print(f"{args.out_dir}: {results['data']} {results['score']:.1f} ({results['sets']})")
     return record
+
+
+def write_results(args, model, tokenizer, dev_sets, sets, results):
+    """The fine-tuned model, predictions.tsv and results.json."""
+    if args.task == "squad":
+        model.config = replace(model.config, id2label=None, problem_type=None)
+        lines = squad.write_predictions(args.out_dir, dev_sets, sets)
+    else:
+        names, regression = label_names(args.task), TASKS[args.task].labels is None
+        model.config = replace(model.config, id2label=dict(enumerate(names)), problem_type="regression" if regression else None)
+        lines = [(name, index, *(pair if regression else (names[number] for number in pair)))
+                 for name, both in sets.items() for index, pair in enumerate(zip(*both))]
+    save_model(model, tokenizer, args.out_dir)
+    write_file(Path(args.out_dir) / "predictions.tsv",
+               "".join("\t".join(map(str, line)) + "\n" for line in (("set", "index", "prediction", "label"), *lines)))
+    write_json(Path(args.out_dir) / "results.json", results)
 
 
 def write_submission(args, name, indices, examples):
@@ -337,6 +353,8 @@ def write_submission(args, name, indices, examples):
     answers = predict(model.to(device), rows, model.config.pad_token_id, device, args.precision)
     answers = [f"{min(5.0, max(0.0, answer)):.3f}" for answer in answers] if task.labels is None else [list(task.labels)[answer] for answer in answers]
     path = Path(args.out_dir, "submission", task.title + {"test_matched.tsv": "-m", "test_mismatched.tsv": "-mm"}.get(name, "") + ".tsv")
+    if RANK:
+        return
     path.parent.mkdir(exist_ok=True)
     write_file(path, "index\tprediction\n" + "".join(f"{index}\t{answer}\n" for index, answer in zip(indices, answers)))
     print(f"{path}: {len(answers)} answers")

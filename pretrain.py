@@ -50,7 +50,7 @@ class TripleLoss(nn.Module):
         self.wants = {name: wanted_by(TERMS[name][0]) for name in weights}
         self.on_logits = [name for name, wants in self.wants.items() if "student_logits" in wants]
         self.on_hidden = [name for name in weights if name not in self.on_logits]
-        self.register_buffer("weights_on_logits", torch.tensor([float(weights[name]) for name in self.on_logits]), persistent=False)
+        self.weights_on_logits = student.head.bias.new_tensor([weights[name] for name in self.on_logits])  # no buffer, which DDP would send around
         self.compiled = None  # terms_of_chunk, compiled for whole chunks
         if not self.on_logits:  # no loss trains the head, and DistributedDataParallel would wait for its gradients
             student.head.requires_grad_(False)

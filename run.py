@@ -67,8 +67,12 @@ def command_line(main):
         message = "error: out of memory: lower --batch_size or --max_length; pretrain.py has --grad_accum and --chunk_tokens too"
     except Interrupted as stop:
         message, status = str(stop), 128 + stop.number
-    process = f"process {RANK} of {WORLD_SIZE}: " if WORLD_SIZE > 1 else ""
-    print(f"{Path(sys.argv[0]).name}: {process}{' '.join(message.split())}", file=sys.stderr)
+    name = f"{Path(sys.argv[0]).name}: "
+    if WORLD_SIZE > 1:
+        for number in (signal.SIGINT, signal.SIGTERM):  # torchrun ends what is ending already
+            signal.signal(number, signal.SIG_IGN)
+        name = f"\n{name}process {RANK} of {WORLD_SIZE}: "  # not behind another process's progress bar
+    print(name + " ".join(message.split()), file=sys.stderr)
     sys.exit(status)
 
 
@@ -190,7 +194,7 @@ def is_lost_connection(error):
 
 def in_parallel(module):
     """The module, whose gradients become the mean over the processes in backward()."""
-    return nn.parallel.DistributedDataParallel(module, broadcast_buffers=False) if WORLD_SIZE > 1 else module
+    return nn.parallel.DistributedDataParallel(module) if WORLD_SIZE > 1 else module
 
 
 def no_sync(module, last_part):
@@ -219,6 +223,14 @@ def of_the_first(value):
     if WORLD_SIZE > 1:
         distributed.broadcast_object_list(values, device=torch.device("cpu"))
     return values[0]
+
+
+def from_all(items):
+    """The lists of all processes, one after the other."""
+    lists = [items] * WORLD_SIZE
+    if WORLD_SIZE > 1:
+        distributed.all_gather_object(lists, items)
+    return [item for of_process in lists for item in of_process]
 
 
 def progress_bar(iterable, **options):

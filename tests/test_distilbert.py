@@ -190,7 +190,7 @@ def test_what_cannot_be_exported(world, tokenizer, distilbert, tmp_path, refused
     assert "absent: no such folder" in line(tmp_path / "absent")
     assert "is there already, and not an empty folder" in line(world / "teacher", "--to", "distilbert", "--out", tmp_path / "tuned")
     assert "is there already" in line(world / "teacher", "--to", "distilbert", "--out", world / "corpus.txt")
-    assert "--to: missing" in line(world / "teacher", "--out", tmp_path / "out")
+    assert "a folder here already; what can be made of it is --to distilbert" in line(world / "teacher", "--out", tmp_path / "out")
     assert "--to: invalid choice: 'roberta'" in line(world / "teacher", "--to", "roberta", "--out", tmp_path / "out")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import finetune
 import pretrain
 from checkpoint import read_checkpoint
 from conftest import ROOT, no_dropout
@@ -63,6 +64,22 @@ def test_two_processes_have_the_losses_of_one(arguments, tmp_path):
     assert pretrain.main(arguments("two"))["made_with"]["processes"] == 2  # done before: how many processes is no part of what a run is
 
 
+def test_finetuning_on_two_processes_is_that_on_one(world, arguments, tmp_path):
+    """64 rows in batches of 7: of the last one, a single row, the second process gets none."""
+    def of(name):
+        return [str(x) for x in ("--model", tmp_path / "teacher", "--task", "mrpc", "--data_dir", world / "data", "--out_dir", tmp_path / name, "--epochs", 2,
+                                 "--lr", "1e-3", "--batch_size", 7, "--max_length", 32, "--log_every", 1, "--predict", "--precision", "fp32", "--device", "cpu")]
+    results = finetune.main(of("one"))
+    two = torchrun(2, "finetune", of("two"))
+    printed, errors = two.communicate(timeout=120)
+    assert two.returncode == 0, errors
+    assert len(logged(tmp_path / "two")) == 20
+    assert_same_log(tmp_path / "two", tmp_path / "one", 1e-5)
+    assert json.loads((tmp_path / "two" / "results.json").read_text()) == results and printed.count("MRPC") == 2
+    for name in ("predictions.tsv", "submission/MRPC.tsv"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
 def wait_for(path, process):
     started = time.monotonic()
     while not path.exists() and process.poll() is None and time.monotonic() - started < 60:
@@ -86,7 +103,7 @@ def test_a_killed_process_ends_the_job_and_leaves_a_checkpoint(arguments, tmp_pa
     os.kill(workers(job)[rank], signal.SIGKILL)
     _, errors = job.communicate(timeout=60)
     assert job.returncode != 0
-    said = [line for line in errors.replace("\r", "\n").splitlines() if line.startswith("pretrain.py: ")]
+    said = [line for line in errors.splitlines() if line.startswith("pretrain.py: ")]
     assert len(said) == 1 and re.search(rf"process {1 - int(rank)} of 2: error: .*run: another process was killed.*; the same command goes on from "
                                         r"step \d+|process \d of 2: .*run: stopped; the same command goes on from step", said[0]), errors
     assert read_checkpoint(tmp_path / "run" / "checkpoint.pt")["step"] % 3 == 0

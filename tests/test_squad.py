@@ -483,8 +483,8 @@ ANSWER = (*QUESTION, "answers", 0)
     (changed((*QUESTION, "answers"), []), "question q1 has no answer; questions without one, as in SQuAD 2.0, are not implemented"),
     (changed((*ANSWER, "answer_start"), None), "question q1: has no 'answer_start'"), (changed((*ANSWER, "answer_start"), "3"), "question q1: its 'answer_start' is no whole number"),
     (changed((*ANSWER, "answer_start"), True), "its 'answer_start' is no whole number"),
-    (changed((*ANSWER, "answer_start"), 2), "question q1: its answer 'cd' does not stand at answer_start, character 2 of the context"),
-    (changed((*ANSWER, "answer_start"), -2), "does not stand at answer_start"), (changed((*ANSWER, "text"), ""), "question q1: its answer '' does not stand")])
+    (changed((*ANSWER, "answer_start"), 2), "question q1: its answer 'cd' does not stand at its answer_start"),
+    (changed((*ANSWER, "answer_start"), -2), "does not stand at its answer_start"), (changed((*ANSWER, "text"), ""), "question q1 has an answer without text")])
 def test_a_malformed_file_is_one_line(world, tmp_path, refused, text, message):
     (tmp_path / "data" / "squad").mkdir(parents=True)
     for name in ("train", "dev"):
