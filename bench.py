@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -24,10 +25,10 @@ import pretrain
 import toy
 from checkpoint import begin
 from corpus import corpus_tokens, text_files
-from data import Example, collate, encode, mask_tokens, read_dev, read_train
+from data import TASKS, Example, collate, encode, mask_tokens, read_dev, read_train, task_title
 from load_hf_weights import load_model, load_tokenizer, model_files, read_config, save_model
 from losses import WEIGHTS, cosine_loss, distillation_loss, mlm_loss
-from model import Classifier, MaskedLM, make_student
+from model import Classifier, MaskedLM, evenly_spaced, make_student
 from run import InputError, Parser, autocast, command_line, list_of, number, peak_memory, resolve, seed_torch, words
 
 # ---- The plain loops: every line padded to max_length, fp32, full logits of both models, eager. Not to be improved. ----
@@ -151,6 +152,19 @@ def our_evaluation(args, log):
     while True:
         finetune.predict(model, rows, model.config.pad_token_id, torch.device(args.device), args.precision)
         log.write(examples=len(rows))
+
+
+def full_pass(args, log):
+    """All of a task's dev rows, one at a time, in a turn."""
+    config = read_config(args.config)
+    model = Classifier(replace(config, num_hidden_layers=args.layers or config.num_hidden_layers), num_labels=1).to(args.device).eval()
+    rows = encode([example for of_set in read_dev(args.task, args.data_dir).values() for example in of_set], load_tokenizer(args.config), args.max_length)
+    while True:
+        with torch.inference_mode():
+            for row in rows:
+                with autocast(torch.device(args.device), args.precision):
+                    model(*(x.to(args.device) for x in collate([row], config.pad_token_id)))
+        log.write(examples=len(rows), parameters=sum(p.numel() for p in model.parameters()))
 
 
 def parts_of_a_step(args, log):
@@ -372,6 +386,24 @@ def evaluation(args):
     compare(args, "Evaluation on CoLA's dev set", {"plain": (plain_evaluation, {"batch_size": 64, "steps_a_turn": 2}), "ours": (our_evaluation, {})})
 
 
+def inference(args):
+    """Table 3 of Sanh et al. 2019: parameters, and the time of one pass over a task's dev set at batch size 1; on the GPU too, if that is
+    the device."""
+    task, found = next((task, task_title(task, args.data_dir)) for task in ("stsb", "mrpc", "cola") if any(
+        (Path(args.data_dir) / place / TASKS[task].folder).is_dir() for place in (".", "glue_data")))
+    layers = len(evenly_spaced(depth := read_config(args.config).num_hidden_layers, max(1, depth // 2)))
+    for device in dict.fromkeys(("cpu", args.device)):
+        on = argparse.Namespace(**{**vars(args), "device": device, "precision": args.precision if device == args.device else "fp32", "task": task,
+                                   "rounds": min(3, args.rounds)})
+        turns = take_turns(on, {"teacher": (full_pass, {"layers": None}), "student": (full_pass, {"layers": layers})})
+        seconds = {name: median(of_name, "seconds") for name, of_name in turns.items()}
+        print(f"One pass over the dev set of {found}, {turns['student'][0]['examples']} rows, one at a time, on {device} in {on.precision}. The paper's, over "
+              "STS-B's 1,500 rows: 668 s and 410 s.\n")
+        table(["", "parameters", "seconds", "milliseconds a row", "share of the teacher's time", "in the paper"], *[
+            [name, f"{turns[name][0]['parameters']:,}", f"{seconds[name]:.3g}", f"{1000 * seconds[name] / turns[name][0]['examples']:.3g}",
+             f"{100 * seconds[name] / seconds['teacher']:.0f} %", {"teacher": "", "student": "61 %"}[name]] for name in seconds])
+
+
 def compare(args, title, loops, examples=None):
     """examples: of a turn of ours, where its log does not say."""
     turns = take_turns(args, loops)
@@ -407,7 +439,7 @@ def tokenizing(args):
          f"{median(of_size, 'peak'):.2f}"] for size, of_size in turns.items()])
 
 
-MEASUREMENTS = {part.__name__: part for part in (distillation, profile, variants, lengths, finetuning, evaluation, tokenizing)}
+MEASUREMENTS = {part.__name__: part for part in (distillation, profile, variants, lengths, finetuning, evaluation, inference, tokenizing)}
 
 
 def main(arguments):
