@@ -47,7 +47,7 @@ toy-teacher: .venv/ready
 	$(grow) --teacher runs/toy-teacher/6 --layers 0,0,1,1,2,2,3,3,4,4,5,5 --out_dir runs/toy-teacher/12 --steps 1200 --lr 5e-4
 
 test: .venv/ready-test
-	.venv/bin/python -m pytest tests $(ARGS)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests -n auto --maxprocesses 4 $(ARGS)
 
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv

@@ -319,8 +319,6 @@ def fetch_model(name, out):
 
     Only config, vocabulary and weights are fetched, the config first. Raises InputError."""
     out = Path(out)
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise InputError(f"{out}: there already, and not an empty folder; choose another --out")
     with hub(name) as library:
         try:
             sizes = {file.rfilename: file.size for file in library.model_info(name, files_metadata=True, timeout=STALL).siblings or ()}

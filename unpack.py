@@ -64,13 +64,15 @@ def members(archive):
                 if not info.is_dir():
                     yield info.filename, opened.open(info)
         return
-    with gzip.open(archive) as unzipped, tarfile.open(fileobj=Counted(unzipped, budget), mode="r|") as opened:
+    with gzip.open(archive) as unzipped, tarfile.open(fileobj=(counted := Counted(unzipped, budget)), mode="r|") as opened:
         for info in opened:
             if of_finder(info.name):
                 continue
             budget.check(info.name, 0, info.isfile() or info.isdir())
             if info.isfile():
                 yield info.name, opened.extractfile(info)
+        while counted.read(1 << 20):  # to the very end, where the checksum stands
+            pass
 
 
 def of_finder(name):

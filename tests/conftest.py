@@ -2,6 +2,7 @@
 import json
 import os
 import random
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ["TOKENIZERS_PARALLELISM"] = "true"
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a shell starts with &, and so by all that the tests would interrupt
 
 from load_hf_weights import load_tokenizer, save_model
 from model import BertConfig, MaskedLM

@@ -127,7 +127,7 @@ def archives(world, tmp_path):
     made = {}
     for name, task in TASKS.items():
         folder = world / "data" / "glue_data" / task.folder
-        if name not in ("mrpc", "imdb"):
+        if name not in ("mrpc", "imdb", "squad"):
             made[name] = zipped({**{f"{task.folder}/{file.name}": file.read_bytes() for file in folder.iterdir()},
                                  f"__MACOSX/{task.folder}/._train.tsv": b"x", f"{task.folder}/Icon\r": b"", f"{task.folder}/.DS_Store": b"x"})
     reviews = world / "data" / "aclImdb"
@@ -143,12 +143,12 @@ def test_the_tasks_come_in_the_layout_that_data_py_reads(mirror, monkeypatch, ar
     serve(mirror, monkeypatch, "squad", b'{"data": []}', b'{"data": [1]}')
     train, test = ("\ufeff" + "\r\n".join(map("\t".join, [HEADER, *rows])) for rows in (MRPC, MRPC[:2]))
     serve(mirror, monkeypatch, "mrpc", train.encode(), test.encode(), b"13\t14\n15\t16\n")
-    folder, names = tmp_path / "data", ",".join([*TASKS, "squad"])
+    folder, names = tmp_path / "data", ",".join(TASKS)
     fetch(names, folder)
     said = capsys.readouterr().out
     assert re.search(r"data: fetching cola \(0.0 MB\), .*rte \(size unknown\).*: 0.0 MB and more, of unknown size\n", said)
     for name, task in TASKS.items():
-        if name != "mrpc":
+        if name not in ("mrpc", "squad"):
             assert read_train(name, folder) == read_train(name, world / "data") and read_dev(name, folder) == read_dev(name, world / "data")
             assert not task.test or read_test(name, folder) == read_test(name, world / "data")
     for file, rows in (("train.tsv", MRPC[:1]), ("dev.tsv", MRPC[1:])):
@@ -156,7 +156,7 @@ def test_the_tasks_come_in_the_layout_that_data_py_reads(mirror, monkeypatch, ar
     assert (folder / "MRPC" / "test.tsv").read_bytes().decode() == "".join(
         "\t".join(row) + "\n" for row in [["index", *HEADER[1:]], ["0", *MRPC[0][1:]], ["1", *MRPC[1][1:]]])
     assert (folder / "squad" / "dev-v1.1.json").read_bytes() == b'{"data": [1]}'
-    assert {path.name for path in folder.iterdir()} == {task.folder for task in TASKS.values()} | {"squad"}
+    assert {path.name for path in folder.iterdir()} == {task.folder for task in TASKS.values()}
     assert not [path for path in tree(folder) if "Icon" in path or "DS_Store" in path]
 
     requests, there = len(mirror.seen), tree(folder)
@@ -418,7 +418,7 @@ def test_the_hub(server, world, archives, monkeypatch, tmp_path):
     assert not [path for path in asked if path.endswith((".py", ".h5")) or path.startswith("/tiny/bert/") and path.endswith(".bin")
                 or path.startswith("/tiny/gpt/") and path.endswith("model.safetensors")]
     for (status, _, line), message in (
-            (again, "bert: there already, and not an empty folder"), (absent, "tiny/absent: no folder here, and no public repository"),
+            (again, "bert: is there already, and not an empty folder"), (absent, "tiny/absent: no folder here, and no public repository"),
             (gated, "tiny/gated: gated: accept its terms"), (gpt, "config.json: model_type is 'gpt2'"), (no_name, "a/b/c: neither a folder here nor a name on"),
             (gone, "tiny/hangs-up: cannot be fetched from .*Server disconnected.*the same command goes on"), (page, "tiny/page: cannot be fetched from"),
             (down, "tiny/down: cannot be fetched from .*503"), (plain, "http://example.com is refused: only https"),
