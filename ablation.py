@@ -30,7 +30,8 @@ import toy
 from checkpoint import outdated
 from corpus import text_files
 from data import TASKS, collate
-from load_hf_weights import load_model, load_tokenizer
+from load_hf_weights import load_model, load_tokenizer, read_config
+from model import chosen_layers
 from report import summarize, write_report
 from run import (InputError, Interrupted, Parser, autocast, command_line, hold, interrupt, leave_with_parent, list_of, number, one_of,
                  peak_memory, resolve_device, words)
@@ -124,8 +125,13 @@ def commands(args):
 
 def check(args):
     """Raise InputError now for what would otherwise stop the experiment hours later."""
+    depth = read_config(args.teacher).num_hidden_layers
     for module, arguments in commands(args):
-        module.read_arguments(arguments)
+        run = module.read_arguments(arguments)
+        try:
+            chosen_layers(getattr(run, "layers", None), depth)
+        except ValueError as error:
+            raise InputError(f"{run.out_dir}: {error}; leave this variant out of --variants") from None
     for folder in args.also.values():
         finetune.new_model(folder, args.tasks[0]), load_tokenizer(folder)
     load_model(args.teacher), text_files(args.corpus + (args.heldout or []))

@@ -28,7 +28,7 @@ from corpus import corpus_tokens, text_files
 from data import TASKS, Example, collate, encode, mask_tokens, read_dev, read_train, task_title
 from load_hf_weights import load_model, load_tokenizer, model_files, read_config, save_model
 from losses import WEIGHTS, cosine_loss, distillation_loss, mlm_loss
-from model import Classifier, MaskedLM, evenly_spaced, make_student
+from model import Classifier, MaskedLM, chosen_layers, make_student
 from run import InputError, Parser, autocast, command_line, list_of, number, peak_memory, resolve, seed_torch, words
 
 # ---- The plain loops: every line padded to max_length, fp32, full logits of both models, eager. Not to be improved. ----
@@ -391,7 +391,7 @@ def inference(args):
     the device."""
     task, found = next((task, task_title(task, args.data_dir)) for task in ("stsb", "mrpc", "cola") if any(
         (Path(args.data_dir) / place / TASKS[task].folder).is_dir() for place in (".", "glue_data")))
-    layers = len(evenly_spaced(depth := read_config(args.config).num_hidden_layers, max(1, depth // 2)))
+    layers = len(chosen_layers(None, read_config(args.config).num_hidden_layers))
     for device in dict.fromkeys(("cpu", args.device)):
         on = argparse.Namespace(**{**vars(args), "device": device, "precision": args.precision if device == args.device else "fp32", "task": task,
                                    "rounds": min(3, args.rounds)})

@@ -216,11 +216,12 @@ def make_student(teacher, layers=None, init="teacher"):
     """A MaskedLM like the teacher but with fewer layers (Sanh et al. 2019, section 3, "Student initialization").
 
     layers: which of the teacher's layers to copy, in order. None: half of them, evenly spaced with the first and the last:
-    of 12 layers 0, 2, 4, 7, 9, 11, the authors' published choice; of 6 layers 0, 2, 5.
+    of 12 layers 0, 2, 4, 7, 9, 11, the authors' published choice; of 6 layers 0, 2, 5. "evenly:4": four, spaced likewise; or a
+    word of LAYER_CHOICES.
     init "teacher" copies embeddings, those layers and the head; "random" starts all of it anew, at the same depth.
     Raises ValueError for a layer that the teacher has not, or another init."""
     depth = teacher.config.num_hidden_layers
-    layers = evenly_spaced(depth, max(1, depth // 2)) if layers is None else list(layers)
+    layers = chosen_layers(layers, depth)
     for layer in layers:
         if not 0 <= layer < depth:
             raise ValueError(f"the teacher has layers 0 to {depth - 1}, not {layer}")
@@ -233,6 +234,24 @@ def make_student(teacher, layers=None, init="teacher"):
         for own, copied in zip(student.bert.layers, layers):
             own.load_state_dict(teacher.bert.layers[copied].state_dict())
     return student
+
+
+LAYER_CHOICES = {  # which half of a teacher's layers, of its depth
+    "even": lambda depth: range(0, depth, 2), "odd": lambda depth: range(1, depth, 2),
+    "first": lambda depth: range(depth // 2), "last": lambda depth: range(depth - depth // 2, depth)}
+
+
+def chosen_layers(choice, depth):
+    """The numbers of the layers that make_student's `layers` means, of a teacher of this depth.
+
+    Raises ValueError if it has not so many."""
+    if choice is not None and not isinstance(choice, str):
+        return list(choice)
+    count = int(choice.removeprefix("evenly:")) if choice not in (None, *LAYER_CHOICES) else max(1, depth // 2)
+    layers = list(LAYER_CHOICES[choice](depth)) if choice in LAYER_CHOICES else evenly_spaced(depth, count)
+    if not layers or count > depth:
+        raise ValueError(f"the teacher has {depth} layers, too few for {choice}")
+    return layers
 
 
 def evenly_spaced(depth, count):

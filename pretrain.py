@@ -22,7 +22,7 @@ from corpus import corpus_tokens, text_files
 from data import Blocks, ahead
 from load_hf_weights import load_model, load_tokenizer, model_files, read_config, save_model
 from losses import TERMS, WEIGHTS, cast_once, full_precision, sum_over_chunks
-from model import MaskedLM, evenly_spaced, make_student
+from model import LAYER_CHOICES, MaskedLM, chosen_layers, make_student
 from run import (DROPOUT, HELDOUT_MASKS, NEW_WEIGHTS, RANK, WORLD_SIZE, InputError, Parser, add_common_arguments, autocast, code_digest,
                  command_line, compiler_works, files_digest, in_parallel, learning_rate, no_sync, number, processes, progress_bar, resolve,
                  seed_torch)
@@ -302,29 +302,13 @@ def read_arguments(arguments):
 
 
 def layer_choice(text):
-    """A word of LAYERS, evenly:N, or a list of numbers, as --layers has it."""
-    if text in LAYERS or re.fullmatch("evenly:[1-9][0-9]{0,3}", text):
+    """A word of LAYER_CHOICES, evenly:N, or a list of numbers, as --layers has it."""
+    if text in LAYER_CHOICES or re.fullmatch("evenly:[1-9][0-9]{0,3}", text):
         return text
     try:
         return [int(layer) for layer in text.split(",")]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is neither {', '.join(LAYERS)} nor evenly:4, nor a list of layers such as 0,2,5") from None
-
-
-LAYERS = {  # which half of a teacher's layers, of its depth
-    "even": lambda depth: range(0, depth, 2), "odd": lambda depth: range(1, depth, 2),
-    "first": lambda depth: range(depth // 2), "last": lambda depth: range(depth - depth // 2, depth)}
-
-
-def chosen_layers(choice, depth):
-    """The teacher's layers that --layers names, of a teacher of this depth; None: see make_student. Raises InputError."""
-    if isinstance(choice, list):
-        return choice
-    count = int(choice.removeprefix("evenly:")) if choice not in (None, *LAYERS) else max(1, depth // 2)
-    layers = list(LAYERS[choice](depth)) if choice in LAYERS else evenly_spaced(depth, count)
-    if not layers or count > depth:
-        raise InputError(f"--layers {choice}: the teacher has {depth} layers")
-    return layers
+        raise argparse.ArgumentTypeError(f"{text} is neither {', '.join(LAYER_CHOICES)} nor evenly:4, nor a list of layers such as 0,2,5") from None
 
 
 def made_of(args):
@@ -347,7 +331,7 @@ def load_models(args):
         return MaskedLM(config), None, tokenizer
     teacher = load_model(args.teacher).requires_grad_(False)
     try:
-        student = make_student(teacher, chosen_layers(args.layers, teacher.config.num_hidden_layers), args.init)
+        student = make_student(teacher, args.layers, args.init)
     except ValueError as error:
         raise InputError(f"--layers: {error}") from None
     if args.precision == "bf16":  # autocast would cast the matrices of the teacher, which never change, at every step

@@ -302,6 +302,7 @@ def test_the_floor_against_scikit_learns_own_metrics(world, tmp_path):
     (["--pretrain_args", "--steps 0"], "--steps: 0 is not a number at least 1"),
     (["--finetune_args=--stepz=5"], "unrecognized arguments: --stepz=5"),
     (["--finetune_args", "--lr '1"], "--finetune_args: .*No closing quotation"),
+    (["--variants", "extended"], "depth_6/seed0: the teacher has 4 layers, too few for evenly:6; leave this variant out of --variants"),
 ])
 def test_wrong_arguments_end_in_one_line_and_status_2(world, tmp_path, refused, more, message):
     line = refused(ablation, *arguments(world, tmp_path / "out", *more))

@@ -1,10 +1,12 @@
 """Fast is still right: in double precision, in chunks, compiled, made ahead, in bf16, and spread over processes."""
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,7 +22,7 @@ from conftest import ROOT, TINY, no_dropout
 from data import ahead
 from load_hf_weights import load_model
 from losses import TERMS, cosine_loss, distillation_loss, mlm_loss
-from model import BertConfig, MaskedLM, make_student
+from model import BertConfig, Classifier, MaskedLM, make_student
 from pretrain import TripleLoss
 from run import InputError
 
@@ -221,9 +223,12 @@ def test_the_benchs_arithmetic_at_bert_bases_size():
 def test_bench_measures_on_the_miniature_world(world, tmp_path):
     done = subprocess.run([sys.executable, ROOT / "bench.py", "--config", world / "teacher", "--corpus", world / "corpus.txt", "--data_dir", world / "data",
                            "--out_dir", tmp_path, "--batch_size", "4", "--max_length", "32", "--rounds", "2", "--device", "cpu", "--precision", "fp32",
-                           "--only", "distillation,profile,finetuning,evaluation"], capture_output=True, text=True, env={**os.environ, "TQDM_DISABLE": "1"})
+                           "--only", "distillation,profile,finetuning,inference"], capture_output=True, text=True, env={**os.environ, "TQDM_DISABLE": "1"})
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("| ratio | **") == 3 and done.stdout.count("| heads and losses |") == 1 and "Fine-tuning on CoLA" in done.stdout
+    assert "One pass over the dev set of STS-B, 64 rows, one at a time, on cpu in fp32." in done.stdout
+    parameters = [sum(p.numel() for p in Classifier(replace(TINY, num_hidden_layers=layers), num_labels=1).parameters()) for layers in (4, 2)]
+    assert re.findall(r"\| (?:teacher|student) \| ([\d,]+) \|", done.stdout) == [f"{count:,}" for count in parameters]
+    assert done.stdout.count("| ratio | **") == 2 and done.stdout.count("| heads and losses |") == 1 and "Fine-tuning on CoLA" in done.stdout
 
 
 @pytest.mark.parametrize("more, message", [

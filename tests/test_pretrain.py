@@ -20,7 +20,7 @@ from checkpoint import Run
 from conftest import ROOT, TINY, no_dropout
 from load_hf_weights import load_model, load_tokenizer, read_config, save_model
 from losses import TERMS, WEIGHTS, distillation_loss
-from model import make_student
+from model import chosen_layers, make_student
 from pretrain import TripleLoss
 from run import HELDOUT_MASKS, InputError, Interrupted, code_digest, learning_rate
 
@@ -126,8 +126,8 @@ def test_states_of_all_layers_are_compared_with_the_layers_they_were_copied_from
     ("even", [0, 2, 4, 6, 8, 10]), ("odd", [1, 3, 5, 7, 9, 11]), ("first", [0, 1, 2, 3, 4, 5]), ("last", [6, 7, 8, 9, 10, 11]),
     ("evenly:6", [0, 2, 4, 7, 9, 11]), ("evenly:3", [0, 6, 11]), ("evenly:4", [0, 4, 7, 11]), ("evenly:1", [0]), ("3,3", [3, 3])])
 def test_which_layers_a_word_means(choice, layers):
-    assert pretrain.chosen_layers(pretrain.layer_choice(choice), 12) == layers
-    assert pretrain.chosen_layers(None, 12) == [0, 2, 4, 7, 9, 11]
+    assert chosen_layers(pretrain.layer_choice(choice), 12) == layers
+    assert chosen_layers(None, 12) == [0, 2, 4, 7, 9, 11]
 
 
 @pytest.mark.parametrize("name", list(EXTENDED))
@@ -343,6 +343,7 @@ def test_learning_rate():
     (["--temperature", "0"], "--temperature: 0 is not a number above 0"),
     (["--mlm_prob", "1.5"], "--mlm_prob: 1.5 is not a number at least 0 and at most 1"),
     (["--use_mlm", "0", "--use_ce", "0", "--use_cos", "0"], "all losses are off: set --use_ce or --use_mlm or --use_cos to 1"),
+    (["--layers", "evenly:5"], "--layers: the teacher has 4 layers, too few for evenly:5"),
     (["--layers", "0,4"], "--layers: the teacher has layers 0 to 3, not 4"),
     (["--layers", "a"], "--layers: a is neither even, .* nor a list of layers"),
     (["--grad_accum", "99", "--batch_size", "8"], "--grad_accum 99 is more parts"),
