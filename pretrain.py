@@ -25,7 +25,7 @@ from losses import TERMS, WEIGHTS, cast_once, full_precision, sum_over_chunks
 from model import LAYER_CHOICES, MaskedLM, chosen_layers, make_student
 from run import (DROPOUT, HELDOUT_MASKS, NEW_WEIGHTS, RANK, WORLD_SIZE, InputError, Parser, add_common_arguments, autocast, code_digest,
                  command_line, compiler_works, files_digest, in_parallel, learning_rate, no_sync, number, processes, progress_bar, resolve,
-                 seed_torch)
+                 seed_torch, sum_over_processes)
 
 CODE = ("run.py", "model.py", "losses.py", "corpus.py", "data.py", "load_hf_weights.py", "checkpoint.py", "pretrain.py")  # what a student depends on
 HELDOUT_BLOCKS = 128  # held-out text is measured on so many blocks, spread evenly over it
@@ -155,18 +155,19 @@ def train(args, student, teacher, blocks, device, run):
     student.train()
     first_step, recent = run.resume(student, optimizer), []
     parallel = in_parallel(triple_loss)
-    batches = ahead((own_rows(*blocks.training_batch(step, args.batch_size, args.mlm_prob, args.seed)) for step in range(first_step, args.steps)),
-                    pin=device.type == "cuda")
+    batches = ahead((blocks.training_batch(step, args.batch_size, args.mlm_prob, args.seed, RANK, WORLD_SIZE)
+                     for step in range(first_step, args.steps)), pin=device.type == "cuda")
     name = "/".join(Path(args.out_dir).parts[-2:])
     with run.signals_wait(), progress_bar(batches, total=args.steps, initial=first_step, desc=name, unit="step") as progress:
-        for step, (input_ids, labels, masked) in enumerate(progress, first_step):
+        for step, (input_ids, labels) in enumerate(progress, first_step):
+            tokens, masked = args.batch_size * args.max_length, int(sum_over_processes((labels != -100).sum()))  # of the whole step
             terms = collections.defaultdict(float)
             parts = zip(input_ids.tensor_split(args.grad_accum), labels.tensor_split(args.grad_accum))
             for part, (ids, part_labels) in enumerate(parts):
                 seed_torch(DROPOUT, args.seed, step, part * WORLD_SIZE + RANK)
                 with no_sync(parallel, last_part=part == args.grad_accum - 1):
                     with autocast(device, args.precision):
-                        loss, part_terms = parallel(ids.to(device, non_blocking=True), part_labels, args.batch_size * args.max_length, int(masked))
+                        loss, part_terms = parallel(ids.to(device, non_blocking=True), part_labels, tokens, masked)
                     (loss * WORLD_SIZE).backward()  # the gradients' mean over the processes is then the gradient of the losses' sum
                 for name, term in part_terms.items():
                     terms[name] = terms[name] + term
@@ -186,11 +187,6 @@ def train(args, student, teacher, blocks, device, run):
                 progress.set_postfix({name: f"{value:.3f}" for name, value in figures.items()})
             if must_save:
                 run.save(step + 1, student, optimizer)
-
-
-def own_rows(input_ids, labels):
-    """(input_ids, labels, masked): of a batch, this process's rows, every WORLD_SIZE-th, and how many tokens all of it masks."""
-    return *(x[RANK::WORLD_SIZE].contiguous() for x in (input_ids, labels)), (labels != -100).sum()
 
 
 def compiling_pays(args, student, device):
