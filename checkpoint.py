@@ -21,7 +21,7 @@ import torch
 
 from load_hf_weights import read_torch_file
 from run import (LOST_CONNECTION, RANK, WORLD_SIZE, InputError, Interrupted, agreed, hold, is_lost_connection, of_the_first, read_json,
-                 sum_over_processes, write_all, write_json, written_whole)
+                 sum_over_processes, wait_for_all, write_all, write_json, written_whole)
 
 # Arguments that do not change what a run computes.
 ELSEWHERE = ("out_dir", "cache_dir", "log_every", "overwrite", "checkpoint_steps", "checkpoint_minutes", "predict")
@@ -295,6 +295,7 @@ class Run:
                             "log_bytes": os.fstat(self.log.file.fileno()).st_size, "seconds": time.monotonic() - self.started,
                             "figures": self.figures, "sittings": self.sittings, "arguments": json.loads(json.dumps(vars(self.args))),
                             "made_of": self.made_of, "made_with": made_with(self.args)}, file)
+        wait_for_all()  # nobody goes on, or ends and has torchrun end the others, before it is written
         self.step, self.saved = steps_done, time.monotonic()
         if self.signal:
             raise Interrupted(self.signal)

@@ -291,8 +291,9 @@ def main(arguments):
     args = read_arguments(arguments)
     sources = made_of(args)
     tests = read_test(args.task, args.data_dir) if args.predict else {}
+    record = finished_run(args, sources, reads=(args.model, args.teacher, args.data_dir))
     with processes(args):
-        record = finished_run(args, sources, reads=(args.model, args.teacher, args.data_dir)) or fine_tune(args, sources)
+        record = record or fine_tune(args, sources)
         for name, rows in tests.items():
             write_submission(args, name, *zip(*rows))
     return record["results"]

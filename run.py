@@ -173,7 +173,7 @@ def processes(args):
     try:  # what is no tensor of a GPU goes through gloo, which needs no GPU to be waited for
         distributed.init_process_group("cpu:gloo,cuda:nccl" if args.device == "cuda" else "gloo")
         yield
-        distributed.barrier()  # nobody leaves while another one still has questions
+        wait_for_all()  # nobody leaves while another one still has questions
     except RuntimeError as error:
         if not is_lost_connection(error):
             raise
@@ -215,6 +215,11 @@ def agreed(number):
     if WORLD_SIZE > 1:
         distributed.all_reduce(largest, distributed.ReduceOp.MAX)
     return int(largest)
+
+
+def wait_for_all():
+    """Return when all processes have come here."""
+    agreed(0)
 
 
 def of_the_first(value):
