@@ -306,10 +306,11 @@ def report_text(summary, title):
 
 # ---- From numbers to pictures ----
 
-def colours(names):
-    """{name of a variant: its colour}."""
-    others = [name for name in names if name not in COLOURS]
-    return {**COLOURS, **{name: MORE_COLOURS[i % len(MORE_COLOURS)] for i, name in enumerate(others)}}
+def looks(names):
+    """{name of a variant: (its colour, its kind of line)}; of more than four that are not the paper's the colours come again."""
+    others, kinds = [name for name in names if name not in COLOURS], ("-", "--", ":", "-.")
+    return {**{name: (colour, "-") for name, colour in COLOURS.items()},
+            **{name: (MORE_COLOURS[i % 4], kinds[i // 4 % 4]) for i, name in enumerate(others)}}
 
 
 def plot_change(summary, title, path):
@@ -321,7 +322,7 @@ def plot_change(summary, title, path):
     apart = [[name for name in papers if name != "random_init"], *(others[i:i + 4] for i in range(0, len(others), 4)),
              [name for name in papers if name == "random_init"]]
     groups = [group for group in apart if group] or [[]]
-    figure, panels = plt.subplots(len(groups), 1, figsize=(9, 2.2 + 2.2 * len(groups)), sharex=True, squeeze=False,
+    figure, panels = plt.subplots(len(groups), 1, figsize=(11, 1.4 + 2.2 * len(groups)), sharex=True, squeeze=False,
                                   layout="constrained")
     paper_place = len(columns) + 0.3
     for axes, group in zip(panels.flat, groups):
@@ -330,7 +331,7 @@ def plot_change(summary, title, path):
             values = [summary["change"][name][column] for column in columns]
             points = np.array([value["difference"] for value in values])
             ends = np.array([[value["low"], value["high"]] for value in values]).T
-            colour, offset = colours(names)[name], (i - (len(group) - 1) / 2) * width
+            colour, offset = looks(names)[name][0], (i - (len(group) - 1) / 2) * width
             axes.bar(np.arange(len(columns)) + offset, points, width, color=colour, label=summary["titles"][name])
             axes.vlines(np.arange(len(columns)) + offset, *ends, color="#555555", linewidth=1.2)
             if name in PAPER_TABLE_4:
@@ -338,13 +339,13 @@ def plot_change(summary, title, path):
         axes.axvline(len(columns) - 0.35, color="#999999", linewidth=0.8, linestyle=":")
         axes.axhline(0, color="black", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=9)
     headings = [f"macro of {', '.join(summary['macro_of'])}" if column == "macro" else heading
                 for column, heading in columns.items()]
     panels[-1, 0].set_xticks([*range(len(columns)), paper_place],
                              [textwrap.fill(text, 16) for text in (*headings, "the paper's Table 4 (GLUE macro, full scale)")])
     figure.supylabel("points against the full loss", fontsize=10)
     figure.suptitle(f"{title}, {summary['seeds']} seed{'s' if summary['seeds'] > 1 else ''}; lines: 95 % intervals", fontsize=11)
-    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     save_figure(figure, path)
 
 
@@ -359,7 +360,8 @@ def plot_losses(summary, out_dir, path):
             if points:
                 window = min(9, len(points))  # a batch's loss says more of the batch than of the student
                 steps, values = (np.convolve(x, np.ones(window) / window, "valid") for x in zip(*points))
-                axes.plot(steps, values, color=colours(summary["heldout"])[name], label=summary["titles"][name], linewidth=1.3)
+                colour, kind = looks(summary["heldout"])[name]
+                axes.plot(steps, values, kind, color=colour, label=summary["titles"][name], linewidth=1.3)
         axes.set_title(title, fontsize=11)
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
