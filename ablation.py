@@ -44,7 +44,8 @@ VARIANTS = {
     "no_mlm":      ("no MLM loss",           ["--use_mlm", "0"]),
     "random_init": ("random initialisation", ["--init", "random"]),
 }
-# More rows for the curious, with --variants extended. The weights (5, 2, 1), T = 2 and half of the layers are the baseline's.
+# More rows for the curious, with --variants extended. The weights (5, 2, 1), T = 2 and half of the layers are the baseline's: of a
+# teacher of 12 layers depth_6 is the baseline once more, of one of 6 depth_3.
 EXTENDED = {
     "layers_even":  ("every second layer from the first on",  ["--layers", "even"]),
     "layers_odd":   ("every second layer, the last with it",  ["--layers", "odd"]),
@@ -174,7 +175,8 @@ def time_distillation(run):
     """Seconds of one step, the optimizer's part left out."""
     student, teacher, tokenizer = pretrain.load_models(run)
     device = torch.device(run.device)
-    loss = pretrain.TripleLoss(student.to(device), teacher.to(device), run.weights, run.temperature, run.chunk_tokens).to(device)
+    loss = pretrain.TripleLoss(student.to(device), teacher.to(device), run.weights, run.temperature, run.chunk_tokens,
+                               chosen_layers(run.layers, teacher.config.num_hidden_layers)).to(device)
     input_ids, labels = pretrain.load_blocks(run, tokenizer)[0].training_batch(0, run.batch_size // run.grad_accum, run.mlm_prob, 0)
 
     def step():

@@ -172,7 +172,8 @@ def parts_of_a_step(args, log):
     """A step of distillation, each part run alone."""
     device, run = torch.device(args.device), pretrain_arguments(args, steps=1_000_000)
     student, teacher, tokenizer = pretrain.load_models(run)
-    loss = pretrain.TripleLoss(student.to(device), teacher.to(device), run.weights, run.temperature, run.chunk_tokens).to(device).train()
+    loss = pretrain.TripleLoss(student.to(device), teacher.to(device), run.weights, run.temperature, run.chunk_tokens,
+                               chosen_layers(run.layers, teacher.config.num_hidden_layers)).to(device).train()
     if pretrain.compiling_pays(run, student, device):
         loss.compile(layers=device.type == "cuda")
     optimizer = torch.optim.AdamW(student.parameters(), fused=True)

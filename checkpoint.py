@@ -126,6 +126,7 @@ def begin(args, made_of):
         fresh = not (folder / "started.json").exists()
         write_json(folder / "started.json", {"arguments": vars(args), "made_of": made_of})
         run = Run(args, made_of, log, of_the_first(checkpoint))
+        del checkpoint  # the run's alone: when it has been resumed from, its memory is free
         with explained(run):
             yield run
     finally:
@@ -215,7 +216,8 @@ class Run:
     def __init__(self, args, made_of, log_file, checkpoint):
         self.args, self.made_of, self.checkpoint, self.log = args, made_of, checkpoint, Log(log_file)
         self.path = Path(args.out_dir) / "checkpoint.pt"
-        self.signal, self.step = 0, None  # signal: its number, 0 for none; step: that of the checkpoint on disk
+        self.came = self.signal = 0  # the number of a signal that came to this process, and that the processes have agreed on
+        self.step = None  # that of the checkpoint on disk
         self.figures, self.sittings, self.started = {}, [], time.monotonic()
         if checkpoint:
             self.step, self.figures, self.sittings = checkpoint["step"], checkpoint["figures"], checkpoint["sittings"]
@@ -251,7 +253,7 @@ class Run:
 
     @contextlib.contextmanager
     def signals_wait(self):
-        """Within, SIGINT or SIGTERM lets the step end, and must_save is true. One that comes later than a second after it does not
+        """Within, SIGINT or SIGTERM lets the step end, and must_save is true (of all processes, if one of them gets it). One that comes later than a second after it does not
         wait (at once, it is the same one: a process can get it from its group and from the process that started it)."""
         came = None
 
@@ -260,7 +262,7 @@ class Run:
             came = came or time.monotonic()
             if time.monotonic() - came > 1 and not multiprocessing.parent_process():  # one of several runs side by side gets more
                 raise Interrupted(number)
-            self.signal = number
+            self.came = number
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         for number, handler in before.items():
             if handler is not signal.SIG_IGN:
@@ -270,18 +272,15 @@ class Run:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-        self.signal = agreed(self.signal)
+        self.signal, = agreed(self.came)
         if self.signal:  # it came after the last step
             raise Interrupted(self.signal)
 
     def must_save(self, steps_done):
-        """Whether it is time for a checkpoint. Several processes must come to one answer: unless it follows from the step, they
-        only ask each other when they wait for each other anyway, to log."""
+        """Whether it is time for a checkpoint: one answer of all processes."""
         by_steps = self.args.checkpoint_steps and steps_done % self.args.checkpoint_steps == 0
-        if WORLD_SIZE > 1 and not by_steps and (steps_done - 1) % self.args.log_every:
-            return False
-        self.signal = agreed(self.signal)
-        return bool(self.signal or by_steps or agreed(time.monotonic() - self.saved >= 60 * self.args.checkpoint_minutes))
+        self.signal, by_time = agreed(self.came, time.monotonic() - self.saved >= 60 * self.args.checkpoint_minutes)
+        return bool(self.signal or by_steps or by_time)
 
     def save(self, steps_done, model, optimizer):
         """Write checkpoint.pt, whole or not at all. Raises Interrupted if a signal asked for the end of the run, and InputError

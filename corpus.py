@@ -6,7 +6,6 @@ array is mapped. Nothing here is about distillation; read next: data.py, which m
 """
 import contextlib
 import hashlib
-import inspect
 import io
 import os
 import shutil
@@ -18,11 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from run import InputError, files_digest, hold, leave_with_parent, progress_bar, written_whole
+from run import InputError, code_digest, files_digest, hold, leave_with_parent, progress_bar, written_whole
 
 GROUP = 1 << 20          # characters tokenized at once
 LONGEST_PIECE = 1 << 16  # characters of a line tokenized at once
 PART = 1 << 25           # bytes of text that one process tokenizes: what an interruption can cost
+CODE = code_digest(("corpus.py",))  # as it was when it was loaded; an edit makes the tokens anew
 
 
 def text_files(paths):
@@ -93,7 +93,7 @@ def follows_a_document(file, start):
     with open(file, "rb") as text:
         text.seek(max(0, start - (1 << 16)))
         before = text.read(min(start, 1 << 16))
-    return not before.removesuffix(b"\n").rpartition(b"\n")[2].strip()
+    return not before.removesuffix(b"\n").rpartition(b"\n")[2].decode("utf-8", "replace").strip()
 
 
 def lines(file, start, end):
@@ -146,9 +146,6 @@ def groups(lines):
         yield group
 
 
-MADE_BY = "".join(map(inspect.getsource, (parts_of, follows_a_document, lines, tokenize, groups)))  # an edit makes the tokens anew
-
-
 def tokenize_all(parts, paths, tokenizer):
     """Write those of the paths that are not there: little text in this process, which uses all cores too; much in several side by side."""
     missing = [(part, path) for part, path in zip(parts, paths) if not path.exists()]
@@ -188,7 +185,7 @@ def corpus_tokens(paths, tokenizer, cache_dir):
 
     Made once and kept in cache_dir under a name that follows from the text, the tokenizer and the code. Raises InputError."""
     files = text_files(paths)
-    digest = hashlib.blake2b(f"{files_digest(files)} {tokenizer.to_str()} {MADE_BY}".encode(), digest_size=12).hexdigest()
+    digest = hashlib.blake2b(f"{files_digest(files)} {tokenizer.to_str()} {CODE}".encode(), digest_size=12).hexdigest()
     cache, dtype = Path(cache_dir), token_dtype(tokenizer)
 
     def made():  # its name ends in the number of tokens, so that a file cut short does not pass for it

@@ -52,7 +52,7 @@ class Blocks:
     def rows(self, numbers):
         """(len(numbers), max_length) ids of these blocks, int64."""
         width = self.max_length - 2
-        text = self.tokens[(np.asarray(numbers)[:, None] + self.first) * width + np.arange(width)]
+        text = self.tokens[(np.asarray(numbers, dtype=np.int64)[:, None] + self.first) * width + np.arange(width)]
         if text.size and text.max() >= self.vocab_size:
             raise InputError(f"{getattr(self.tokens, 'filename', 'the corpus')}: damaged; delete it, and it is made again")
         return np.pad(text.astype(np.int64), ((0, 0), (1, 1)), constant_values=((0, 0), (self.cls, self.sep)))

@@ -238,7 +238,8 @@ def fetch_task(name, data_dir, staging):
             if mirror := os.environ.get("DOWNLOAD_MIRROR"):
                 url = mirror.rstrip("/") + urlsplit(url).path
             files.append(staging / url.split("/")[-1])
-            fetch(url, files[-1], size, sha256)
+            if not sha256 or not files[-1].exists() or sha256_of(files[-1]) != sha256:  # it is there if a later one did not come
+                fetch(url, files[-1], size, sha256)
         made.mkdir()
         if name == "mrpc":
             write_mrpc(*files, made / folder)
@@ -250,15 +251,22 @@ def fetch_task(name, data_dir, staging):
             try:
                 unpack(files[0], made)
             except InputError as error:
+                remove(files, staging)
                 raise InputError(f"{url}: {error}; nothing of it was kept") from None
         if lacking := [part for part in PARTS[name] if not (made / part).exists()]:
+            remove(files, staging)
             raise InputError(f"{url}: holds no {lacking[0]}; nothing of it was kept; {ELSEWHERE}")
         os.rename(made / folder, data_dir / folder)
+        remove(files, staging)
     finally:
         shutil.rmtree(made, ignore_errors=True)
-        for file in files:
-            if file.parent == staging:  # the hub's cache is the hub's
-                file.unlink(missing_ok=True)
+
+
+def remove(files, staging):
+    """Those in the folder `staging`: the hub's cache is the hub's."""
+    for file in files:
+        if file.parent == staging:
+            file.unlink(missing_ok=True)
 
 
 def write_mrpc(train, test, dev_ids, folder):

@@ -26,7 +26,7 @@ from load_hf_weights import load_model, load_tokenizer, model_files, save_model
 from losses import distillation_loss
 from model import Classifier, SpanModel
 from run import (DROPOUT, NEW_WEIGHTS, RANK, WORLD_SIZE, InputError, Parser, add_common_arguments, autocast, code_digest, command_line,
-                 files_digest, from_all, in_parallel, learning_rate, number, one_of, processes, progress_bar, resolve, seed_torch, write_file,
+                 files_digest, from_all, in_parallel, learning_rate, number, of_the_first, one_of, processes, progress_bar, resolve, seed_torch, write_file,
                  write_json)
 
 # What a fine-tuned model depends on, and does not depend on.
@@ -291,9 +291,9 @@ def main(arguments):
     args = read_arguments(arguments)
     sources = made_of(args)
     tests = read_test(args.task, args.data_dir) if args.predict else {}
-    record = finished_run(args, sources, reads=(args.model, args.teacher, args.data_dir))
     with processes(args):
-        record = record or fine_tune(args, sources)
+        reads = (args.model, args.teacher, args.data_dir)
+        record = of_the_first(finished_run(args, sources, reads) if RANK == 0 else None) or fine_tune(args, sources)
         for name, rows in tests.items():
             write_submission(args, name, *zip(*rows))
     return record["results"]
@@ -362,4 +362,4 @@ def write_submission(args, name, indices, examples):
 
 
 if __name__ == "__main__":
-    command_line(main)
+    command_line(main, several=True)

@@ -24,8 +24,8 @@ from load_hf_weights import load_model, load_tokenizer, model_files, read_config
 from losses import TERMS, WEIGHTS, cast_once, full_precision, sum_over_chunks
 from model import LAYER_CHOICES, MaskedLM, chosen_layers, make_student
 from run import (DROPOUT, HELDOUT_MASKS, NEW_WEIGHTS, RANK, WORLD_SIZE, InputError, Parser, add_common_arguments, autocast, code_digest,
-                 command_line, compiler_works, files_digest, in_parallel, learning_rate, no_sync, number, processes, progress_bar, resolve,
-                 seed_torch, sum_over_processes)
+                 command_line, compiler_works, files_digest, in_parallel, learning_rate, no_sync, number, of_the_first, processes, progress_bar,
+                 resolve, seed_torch, sum_over_processes)
 
 CODE = ("run.py", "model.py", "losses.py", "corpus.py", "data.py", "load_hf_weights.py", "checkpoint.py", "pretrain.py")  # what a student depends on
 HELDOUT_BLOCKS = 128  # held-out text is measured on so many blocks, spread evenly over it
@@ -354,10 +354,15 @@ def load_blocks(args, tokenizer):
 def main(arguments):
     """Run one distillation, unless --out_dir holds it already. Returns its record, what run.json holds."""
     args = read_arguments(arguments)
-    sources = made_of(args)
-    if record := finished_run(args, sources, reads=(args.teacher, args.config), texts=(*args.corpus, *(args.heldout or ()))):
-        return record
-    with processes(args), begin(args, sources) as run:
+    with processes(args):
+        sources, texts = made_of(args), (*args.corpus, *(args.heldout or ()))
+        record = of_the_first(finished_run(args, sources, reads=(args.teacher, args.config), texts=texts) if RANK == 0 else None)
+        return record or distil(args, sources)
+
+
+def distil(args, sources):
+    """The run that main was asked for. Returns its record."""
+    with begin(args, sources) as run:
         device = torch.device(args.device)
         student, teacher, tokenizer = load_models(args)
         blocks, heldout = load_blocks(args, tokenizer)
@@ -381,4 +386,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    command_line(main)
+    command_line(main, several=True)

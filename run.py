@@ -44,8 +44,8 @@ def interrupt(number, frame):
     raise Interrupted(number)
 
 
-def command_line(main):
-    """Run main(arguments). What the user can mend ends in one line on stderr and exit status 2; SIGINT in 130, SIGTERM in 143."""
+def command_line(main, several=False):
+    """Run main(arguments); several: under torchrun, too. What the user can mend ends in one line on stderr and exit status 2; SIGINT in 130, SIGTERM in 143."""
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, interrupt)
@@ -55,6 +55,8 @@ def command_line(main):
         sys.stdout = open(os.devnull, "w")
     status = 2
     try:
+        if WORLD_SIZE > 1 and not several:
+            raise InputError("torchrun goes with pretrain.py and finetune.py; start this command without it")
         main(sys.argv[1:])
         return
     except InputError as error:
@@ -177,10 +179,8 @@ def processes(args):
     except RuntimeError as error:
         if not is_lost_connection(error):
             raise
-        raise InputError(f"{LOST_CONNECTION}; the same command goes on from its last checkpoint") from None
-    finally:
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
+        raise InputError(f"{LOST_CONNECTION}; see above") from None
+    distributed.destroy_process_group()  # not after an error: nccl would wait for what the others never send
 
 
 LOST_CONNECTION = "another process was killed, or ended with an error of its own"
@@ -209,12 +209,13 @@ def sum_over_processes(x):
     return x
 
 
-def agreed(number):
-    """The largest of the processes' numbers, a whole number."""
-    largest = torch.tensor(number)
-    if WORLD_SIZE > 1:
-        distributed.all_reduce(largest, distributed.ReduceOp.MAX)
-    return int(largest)
+def agreed(*numbers):
+    """[the largest that a process has] of each of these whole numbers."""
+    if WORLD_SIZE == 1:
+        return list(numbers)
+    largest = torch.tensor(numbers, dtype=torch.int64)
+    distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+    return largest.tolist()
 
 
 def wait_for_all():

@@ -107,7 +107,7 @@ def test_corpora_that_cannot_be(tokens_of, tokenizer, tmp_path):
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.sampled_from(["banbins good", "bad", "a b c d e f g h", "", "", " ", "\t"]), max_size=12), st.sampled_from(["\n", "\r\n"]),
+@given(st.lists(st.sampled_from(["banbins good", "bad", "a b c d e f g h", "", "", " ", "\t", "\u3000"]), max_size=12), st.sampled_from(["\n", "\r\n"]),
        st.integers(1, 60), st.booleans())
 def test_parts_make_the_tokens_of_the_whole(tokenizer, tmp_path, monkeypatch, lines, line_end, part, ends):
     text = tmp_path / "text.txt"

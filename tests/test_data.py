@@ -21,6 +21,18 @@ def blocks(world, tokenizer, tmp_path):
     return Blocks(corpus_tokens([world / "corpus.txt"], tokenizer, tmp_path), tokenizer, 16)
 
 
+def test_blocks_of_a_corpus_of_more_than_four_billion_tokens(tokenizer):
+    class Tokens:
+        def __len__(self):
+            return 4_400_000_000
+
+        def __getitem__(self, places):
+            return (places % 89).astype(np.uint16)
+    blocks = Blocks(Tokens(), tokenizer, 128)
+    numbers = np.array([34_563_174, blocks.count - 1], dtype=np.uint32)  # as shuffled gives them
+    assert blocks.rows(numbers)[:, 1:-1].tolist() == [[(int(number) * 126 + i) % 89 for i in range(126)] for number in numbers]
+
+
 def test_blocks_hold_all_the_text_in_order(blocks, tokenizer):
     rows = blocks.rows(range(blocks.count))
     assert (rows[:, 0] == tokenizer.token_to_id("[CLS]")).all() and (rows[:, -1] == tokenizer.token_to_id("[SEP]")).all()

@@ -130,3 +130,5 @@ def test_what_several_processes_cannot_do(arguments, tmp_path):
     _, errors = job.communicate(timeout=60)
     assert job.returncode != 0 and "error: --grad_accum 2 on 2 processes is more parts than --batch_size 3 has sequences" in errors
     assert not (tmp_path / "run").exists()
+    job = torchrun(2, "bench", [])
+    assert "error: torchrun goes with pretrain.py and finetune.py" in job.communicate(timeout=60)[1]
