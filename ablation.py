@@ -15,9 +15,7 @@ import signal
 import sys
 import threading
 import time
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import active_children, get_context
+from concurrent.futures import FIRST_COMPLETED, wait
 from pathlib import Path
 
 import torch
@@ -33,8 +31,8 @@ from data import TASKS, collate
 from load_hf_weights import load_model, load_tokenizer, read_config
 from model import chosen_layers
 from report import summarize, write_report
-from run import (InputError, Interrupted, Parser, autocast, command_line, hold, interrupt, leave_with_parent, list_of, number, one_of,
-                 peak_memory, resolve_device, words)
+from run import (InputError, Interrupted, Parser, autocast, command_line, hold, interrupt, list_of, number, one_of, peak_memory,
+                 process_pool, resolve_device, words)
 
 # name: (heading, what it changes against the baseline, as arguments of pretrain.py). A line more is a variant more.
 VARIANTS = {
@@ -176,7 +174,7 @@ def time_distillation(run):
     student, teacher, tokenizer = pretrain.load_models(run)
     device = torch.device(run.device)
     loss = pretrain.TripleLoss(student.to(device), teacher.to(device), run.weights, run.temperature, run.chunk_tokens,
-                               chosen_layers(run.layers, teacher.config.num_hidden_layers)).to(device)
+                               run.layers).to(device)
     input_ids, labels = pretrain.load_blocks(run, tokenizer)[0].training_batch(0, run.batch_size // run.grad_accum, run.mlm_prob, 0)
 
     def step():
@@ -216,7 +214,7 @@ def run(to_do, jobs):
     # Students first: what is fine-tuned later waits for them.
     waiting = sorted(enumerate(to_do, 1), key=lambda numbered: numbered[1][0] is not pretrain)
     os.environ["TQDM_DISABLE"] = "1"  # progress bars of several runs would write over each other
-    with ProcessPoolExecutor(jobs, get_context("spawn"), begin_job, (threads_of_a_job(jobs),)) as pool:
+    with process_pool(jobs, "one of the runs was killed, perhaps for want of memory: try --jobs 1", begin_job, threads_of_a_job(jobs)) as pool:
         undone, running = {option("--out_dir", arguments) for module, arguments in to_do if module is pretrain}, {}
         try:
             while waiting or running:
@@ -227,14 +225,8 @@ def run(to_do, jobs):
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     future.result()
                     undone.discard(running.pop(future))
-        except BaseException as error:
-            for process in active_children():  # the other runs end too, after a step and a checkpoint
-                process.terminate()
-            if isinstance(error, BrokenProcessPool):
-                raise InputError("one of the runs was killed, perhaps for want of memory: try --jobs 1") from None
-            if isinstance(error, Interrupted):
-                raise Interrupted(error.number, "interrupted; the same command goes on where the runs stopped") from None
-            raise
+        except Interrupted as stop:  # the runs end too, after a step and a checkpoint
+            raise Interrupted(stop.number, "interrupted; the same command goes on where the runs stopped") from None
 
 
 def run_one(number, module, arguments):
@@ -254,11 +246,9 @@ def run_job(*command):
 
 
 def begin_job(threads):
-    """Make this process one of several side by side: with its share of the cores, and gone as soon as the first process is."""
+    """Make this process one of several side by side, with its share of the cores."""
     torch.set_num_threads(threads)
     tqdm.set_lock(threading.RLock())  # its own, between processes, would be missed with a warning when this process is ended
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the first one ends the others
-    leave_with_parent()
 
 
 def threads_of_a_job(jobs):

@@ -11,7 +11,7 @@ import os
 import resource
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,11 +26,11 @@ import pretrain
 import toy
 from checkpoint import begin
 from corpus import corpus_tokens, text_files
-from data import TASKS, Example, collate, encode, mask_tokens, read_dev, read_train, task_title
+from data import Example, collate, encode, mask_tokens, read_dev, read_train, task_title
 from load_hf_weights import load_model, load_tokenizer, model_files, read_config, save_model
 from losses import WEIGHTS, cosine_loss, distillation_loss, mlm_loss
 from model import Classifier, MaskedLM, chosen_layers, make_student
-from run import InputError, Parser, autocast, command_line, list_of, number, peak_memory, resolve, seed_torch, words
+from run import InputError, Parser, autocast, command_line, list_of, number, peak_memory, peak_memory_of, resolve, seed_torch, words
 
 # ---- The plain loops: every line padded to max_length, fp32, full logits of both models, eager. Not to be improved. ----
 
@@ -173,7 +173,7 @@ def parts_of_a_step(args, log):
     device, run = torch.device(args.device), pretrain_arguments(args, steps=1_000_000)
     student, teacher, tokenizer = pretrain.load_models(run)
     loss = pretrain.TripleLoss(student.to(device), teacher.to(device), run.weights, run.temperature, run.chunk_tokens,
-                               chosen_layers(run.layers, teacher.config.num_hidden_layers)).to(device).train()
+                               run.layers).to(device).train()
     if pretrain.compiling_pays(run, student, device):
         loss.compile(layers=device.type == "cuda")
     optimizer = torch.optim.AdamW(student.parameters(), fused=True)
@@ -239,8 +239,7 @@ def tokenizing_a_corpus(args, log):
         for file in Path(args.cache_dir).glob("tokens-*"):
             file.unlink()
         tokens = corpus_tokens(args.corpus, tokenizer, args.cache_dir)
-        of_others = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (2 ** 30 if sys.platform == "darwin" else 2 ** 20)
-        log.write(bytes=os.path.getsize(args.corpus[0]), tokens=len(tokens), peak=max(peak_memory(), of_others))
+        log.write(bytes=os.path.getsize(args.corpus[0]), tokens=len(tokens), peak=max(peak_memory(), peak_memory_of(resource.RUSAGE_CHILDREN)))
 
 
 # ---- Taking turns ----
@@ -392,8 +391,10 @@ def evaluation(args):
 def inference(args):
     """Table 3 of Sanh et al. 2019: parameters, and the time of one pass over a task's dev set at batch size 1; on the GPU too, if that is
     the device."""
-    task, found = next((task, task_title(task, args.data_dir)) for task in ("stsb", "mrpc", "cola") if any(
-        (Path(args.data_dir) / place / TASKS[task].folder).is_dir() for place in (".", "glue_data")))
+    for task in ("stsb", "mrpc", "cola"):
+        with suppress(InputError):  # not there
+            found = task_title(task, args.data_dir)
+            break
     layers = len(chosen_layers(None, read_config(args.config).num_hidden_layers))
     for device in dict.fromkeys(("cpu", args.device)):
         on = argparse.Namespace(**{**vars(args), "device": device, "precision": args.precision if device == args.device else "fp32", "task": task,

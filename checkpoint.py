@@ -253,8 +253,9 @@ class Run:
 
     @contextlib.contextmanager
     def signals_wait(self):
-        """Within, SIGINT or SIGTERM lets the step end, and must_save is true (of all processes, if one of them gets it). One that comes later than a second after it does not
-        wait (at once, it is the same one: a process can get it from its group and from the process that started it)."""
+        """Within, SIGINT or SIGTERM lets the step end, and must_save is true (of all processes, if one of them gets it). One that
+        comes later than a second after it does not wait (at once, it is the same one: a process can get it from its group and from
+        the process that started it)."""
         came = None
 
         def remember(number, frame):

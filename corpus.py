@@ -9,15 +9,11 @@ import hashlib
 import io
 import os
 import shutil
-import signal
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import numpy as np
 
-from run import InputError, code_digest, files_digest, hold, leave_with_parent, progress_bar, written_whole
+from run import InputError, code_digest, files_digest, hold, process_pool, progress_bar, written_whole
 
 GROUP = 1 << 20          # characters tokenized at once
 LONGEST_PIECE = 1 << 16  # characters of a line tokenized at once
@@ -156,24 +152,15 @@ def tokenize_all(parts, paths, tokenizer):
             for part, path in missing:
                 progress.update(tokenize(part, tokenizer, path))
             return
-        with ProcessPoolExecutor(min(cores, len(missing)), get_context("spawn"), begin_tokenizing) as pool:
-            try:
-                for done in [pool.submit(tokenize, part, tokenizer, path) for part, path in missing]:
-                    progress.update(done.result())
-            except BaseException as error:
-                pool.shutdown(wait=False, cancel_futures=True)
-                for process in active_children():
-                    process.terminate()
-                if isinstance(error, BrokenProcessPool):
-                    raise InputError("a process that tokenized was killed, perhaps for want of memory; the same command goes on with the rest") from None
-                raise
+        killed = "a process that tokenized was killed, perhaps for want of memory; the same command goes on with the rest"
+        with process_pool(min(cores, len(missing)), killed, begin_tokenizing) as pool:
+            for done in [pool.submit(tokenize, part, tokenizer, path) for part, path in missing]:
+                progress.update(done.result())
 
 
 def begin_tokenizing():
-    """Make this process one of several that tokenize: on one core, and gone as soon as the first process is."""
+    """Make this process one of several that tokenize, each on one core."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the first one ends the others
-    leave_with_parent()
 
 
 def token_dtype(tokenizer):

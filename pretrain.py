@@ -35,9 +35,9 @@ class TripleLoss(nn.Module):
     """The losses of one batch. What no active term needs is not computed: without CE only the masked positions go through
     the student's decoder and none through the teacher's; without CE and cosine the teacher is not run at all."""
 
-    def __init__(self, student, teacher, weights, temperature=2.0, chunk_tokens=None, layers=()):
-        """weights: {name of a term in losses.TERMS: alpha}, of the active terms alone. layers: the teacher's layers that the
-        student's are compared with, where a formula wants the states of all.
+    def __init__(self, student, teacher, weights, temperature=2.0, chunk_tokens=None, layers=None):
+        """weights: {name of a term in losses.TERMS: alpha}, of the active terms alone. layers: as make_student's; where a formula
+        wants the states of all layers, the student's are compared with those of the teacher's that they were copied from.
 
         chunk_tokens: on how many tokens at a time the losses on logits are taken; 0: on all; None: a power of two of them
         whose logits fill 16 to 32 MB on a CPU, near its caches, and 256 to 512 MB on a GPU, which wants large products."""
@@ -45,7 +45,8 @@ class TripleLoss(nn.Module):
         if chunk_tokens is None:
             logits = 2 ** (23 if student.head.bias.device.type == "cpu" else 27)
             chunk_tokens = 2 ** max(0, (logits // student.config.vocab_size).bit_length() - 1)
-        self.student, self.weights, self.temperature, self.chunk_tokens, self.layers = student, weights, temperature, chunk_tokens, layers
+        self.student, self.weights, self.temperature, self.chunk_tokens = student, weights, temperature, chunk_tokens
+        self.layers = chosen_layers(layers, teacher.config.num_hidden_layers) if teacher else []
         self.teacher = [teacher]  # in a list it is no part of this module: never trained, saved or put into training mode
         self.wants = {name: wanted_by(TERMS[name][0]) for name in weights}
         self.on_logits = [name for name, wants in self.wants.items() if "student_logits" in wants]
@@ -70,7 +71,7 @@ class TripleLoss(nn.Module):
                 teacher_states = teacher.bert.hidden_states(input_ids)
                 teacher_hidden = teacher_states[-1].flatten(0, 1)
         values = {"student_hidden": hidden, "teacher_hidden": teacher_hidden, "temperature": self.temperature}
-        if "student_states" in wanted:
+        if wanted & {"student_states", "teacher_states"}:
             values["student_states"] = torch.stack(states[1:]).flatten(1, 2)  # (layers, tokens, hidden)
             values["teacher_states"] = torch.stack([teacher_states[layer + 1] for layer in self.layers]).flatten(1, 2)
         terms = {name: self.term(name, values) * (len(hidden) / tokens_in_step) for name in self.on_hidden}
@@ -144,8 +145,7 @@ def wanted_by(formula):
 
 def train(args, student, teacher, blocks, device, run):
     """The loop, from the first step or from the run's checkpoint on. Raises InputError if the loss stops being a number."""
-    triple_loss = TripleLoss(student, teacher, args.weights, args.temperature, args.chunk_tokens,
-                             chosen_layers(args.layers, teacher.config.num_hidden_layers) if teacher else ()).to(device)
+    triple_loss = TripleLoss(student, teacher, args.weights, args.temperature, args.chunk_tokens, args.layers).to(device)
     if triple_loss.chunk_tokens:
         check_chunks(triple_loss, *blocks.training_batch(0, min(4, args.batch_size), args.mlm_prob, args.seed), args)
     if (args.compile or args.compile is None and compiling_pays(args, student, device)) and compiler_works(device):
@@ -354,8 +354,8 @@ def load_blocks(args, tokenizer):
 def main(arguments):
     """Run one distillation, unless --out_dir holds it already. Returns its record, what run.json holds."""
     args = read_arguments(arguments)
+    sources, texts = made_of(args), (*args.corpus, *(args.heldout or ()))
     with processes(args):
-        sources, texts = made_of(args), (*args.corpus, *(args.heldout or ()))
         record = of_the_first(finished_run(args, sources, reads=(args.teacher, args.config), texts=texts) if RANK == 0 else None)
         return record or distil(args, sources)
 

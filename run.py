@@ -16,7 +16,9 @@ import shlex
 import signal
 import sys
 import threading
-from multiprocessing import parent_process
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 
 import numpy as np
@@ -153,9 +155,28 @@ def resolve_device(name):
     return name
 
 
-def leave_with_parent():
-    """End this process as soon as the one that started it is gone."""
+@contextlib.contextmanager
+def process_pool(count, killed, begin, *arguments):
+    """A pool of so many processes, each of which starts with begin(*arguments). If the block fails they are ended (SIGTERM).
+
+    Raises InputError, with the line `killed`, if one of them was killed."""
+    with ProcessPoolExecutor(count, get_context("spawn"), begin_in_pool, (begin, *arguments)) as pool:
+        try:
+            yield pool
+        except BaseException as error:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in active_children():
+                process.terminate()
+            if isinstance(error, BrokenProcessPool):
+                raise InputError(killed) from None
+            raise
+
+
+def begin_in_pool(begin, *arguments):
+    """Make this process one of a pool: gone as soon as the process that started it is."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the first one ends the others
     threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
+    begin(*arguments)
 
 
 # ---- Several processes: torchrun --nproc_per_node=N pretrain.py ... ----
@@ -274,7 +295,12 @@ def peak_memory():
     status = Path("/proc/self/status")
     if status.exists():  # Linux, where ru_maxrss begins with what the process that started this one held
         return int(status.read_text().split("VmHWM:")[1].split()[0]) / 2 ** 20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes; on macOS bytes
+    return peak_memory_of(resource.RUSAGE_SELF)
+
+
+def peak_memory_of(whom):
+    """Of resource.RUSAGE_SELF, or of the largest of RUSAGE_CHILDREN, in GiB."""
+    peak = resource.getrusage(whom).ru_maxrss  # kilobytes; on macOS bytes
     return peak / (2 ** 30 if sys.platform == "darwin" else 2 ** 20)
 
 
