@@ -269,19 +269,24 @@ def take_turns(args, loops, warm=True):
     """{name: [the figures of each turn]} of loops, {name: (function, {argument: value})}, each in a process of its own.
 
     The first turn, the slowest (it loads and perhaps compiles), is left out if warm. Raises InputError if a process ends."""
-    context, connections, turns = get_context("spawn"), {}, {name: [] for name in loops}
+    context, processes, connections, turns = get_context("spawn"), [], {}, {name: [] for name in loops}
     try:
         for name, (loop, changes) in loops.items():
             connections[name], theirs = context.Pipe()
-            context.Process(target=work, args=(loop, argparse.Namespace(**{**vars(args), **changes}), theirs), daemon=True).start()
+            processes.append(context.Process(target=work, args=(loop, argparse.Namespace(**{**vars(args), **changes}), theirs)))
+            processes[-1].start()  # no daemon: tokenizing starts processes of its own
             theirs.close()
             turns[name].append(connections[name].recv())
         for _ in range(args.rounds - (not warm)):
             for name, connection in connections.items():
                 connection.send(True)
                 turns[name].append(connection.recv())
-    except EOFError:
-        raise InputError(f"the measurement of {name} ended before its time; what it said stands above") from None
+    except BaseException as error:
+        for process in processes:
+            process.terminate()
+        if isinstance(error, EOFError):
+            raise InputError(f"the measurement of {name} ended before its time; what it said stands above") from None
+        raise
     for connection in connections.values():
         connection.send(False)
     return {name: of_name[warm:] for name, of_name in turns.items()}
