@@ -21,18 +21,21 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-import download
 import finetune
 import pretrain
-import toy
-from checkpoint import outdated
-from corpus import text_files
-from data import TASKS, collate
+from data import collate
 from load_hf_weights import load_model, load_tokenizer, read_config
 from model import chosen_layers
-from report import summarize, write_report
-from run import (InputError, Interrupted, Parser, autocast, command_line, hold, interrupt, list_of, number, one_of, peak_memory,
-                 process_pool, resolve_device, words)
+from support import download, toy
+from support.cli import Parser, command_line, in_range, list_of, one_of, shell_words
+from support.corpus import text_files
+from support.device import autocast, peak_memory, resolve_device
+from support.errors import InputError, Interrupted, interrupt
+from support.files import lock_file
+from support.process_pool import process_pool
+from support.report import summarize, write_report
+from support.run_folder import why_outdated
+from support.tasks import TASKS
 
 # name: (heading, what it changes against the baseline, as arguments of pretrain.py). A line more is a variant more.
 VARIANTS = {
@@ -144,7 +147,7 @@ def missing(args):
     to_do, students = [], set()  # students: the folders of those still to be distilled, whose fine-tunings must follow
     for module, arguments in commands(args):
         run = module.read_arguments(arguments)
-        if getattr(run, "model", None) in students or outdated(run, module.made_of(run)) != []:
+        if getattr(run, "model", None) in students or why_outdated(run, module.fingerprint(run)) != []:
             to_do.append((module, arguments))
             students |= {run.out_dir} if module is pretrain else set()
     return to_do
@@ -280,7 +283,7 @@ def read_arguments(arguments):
     parser.add_argument("--heldout", nargs="+", help="text to measure on; default: a slice of the corpus, not trained on")
     parser.add_argument("--data_dir", help="folder that holds CoLA/, MNLI/, ... or glue_data/, aclImdb/, squad/")
     parser.add_argument("--out_dir", help="default: runs/PRESET")
-    parser.add_argument("--seeds", type=number(int, 1), default=1, help="repeat everything with seeds 0 to N - 1")
+    parser.add_argument("--seeds", type=in_range(int, 1), default=1, help="repeat everything with seeds 0 to N - 1")
     parser.add_argument("--tasks", type=list_of(TASKS, "task"), default=["cola", "mnli", "mrpc", "imdb"],
                         help="separated by commas")
     parser.add_argument("--variants", type=list_of((*ALL_VARIANTS, "extended"), "variant"), default=list(VARIANTS),
@@ -288,9 +291,9 @@ def read_arguments(arguments):
     parser.add_argument("--also", type=named_folder, nargs="+", action="extend", default=[], metavar="NAME=FOLDER",
                         help="further models to fine-tune and compare, such as distilbert-base-uncased")
     parser.add_argument("--report_only", action="store_true", help="report what is done, run nothing")
-    parser.add_argument("--pretrain_args", type=words, default=[], help='more for pretrain.py: --pretrain_args="--steps 5"')
-    parser.add_argument("--finetune_args", type=words, default=[], help='more for finetune.py: --finetune_args="--epochs 1"')
-    parser.add_argument("--jobs", type=number(int, 1), help="runs side by side, each with its share of the cores; default: "
+    parser.add_argument("--pretrain_args", type=shell_words, default=[], help='more for pretrain.py: --pretrain_args="--steps 5"')
+    parser.add_argument("--finetune_args", type=shell_words, default=[], help='more for finetune.py: --finetune_args="--epochs 1"')
+    parser.add_argument("--jobs", type=in_range(int, 1), help="runs side by side, each with its share of the cores; default: "
                         "as many as there are cores for small models (preset toy), else 1")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), help="default: as the preset says, or auto")
@@ -332,7 +335,7 @@ def main(arguments):
             print(f"About {max(1, round(estimate(args, to_do) / 60))} minutes on this machine ({args.jobs} at a time, with "
                   f"{threads_of_a_job(args.jobs)} thread(s) each).", flush=True)
             Path(args.out_dir).mkdir(parents=True, exist_ok=True)
-            with hold(Path(args.out_dir, ".lock")):  # two experiments in one folder would get into each other's runs
+            with lock_file(Path(args.out_dir, ".lock")):  # two experiments in one folder would get into each other's runs
                 run(to_do, args.jobs)
     titles = {"teacher": "teacher", **{variant: ALL_VARIANTS[variant][0] for variant in args.variants},
               **{name: name for name in args.also}}

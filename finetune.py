@@ -19,20 +19,38 @@ import torch.nn.functional as F
 from torch import nn
 
 import data
-import squad
-from checkpoint import begin, finished_run
-from data import TASKS, ahead, collate, encode, read_test, shuffled_batches, sorted_batches, task_files, task_title
+from data import collate, encode, length_bucketed_batches, prefetch, sorted_batches
 from load_hf_weights import load_model, load_tokenizer, model_files, save_model
 from losses import distillation_loss
 from model import Classifier, SpanModel
-from run import (DROPOUT, NEW_WEIGHTS, RANK, WORLD_SIZE, InputError, Parser, add_common_arguments, autocast, code_digest, command_line,
-                 files_digest, from_all, in_parallel, learning_rate, number, of_the_first, one_of, processes, progress_bar, resolve, seed_torch, write_file,
-                 write_json)
+from support import squad
+from support.cli import (
+    Parser,
+    add_common_arguments,
+    command_line,
+    in_range,
+    one_of,
+    resolve,
+)
+from support.device import autocast
+from support.distributed import (
+    RANK,
+    WORLD_SIZE,
+    all_gather,
+    broadcast,
+    process_group,
+    progress_bar,
+    shard,
+    wrap_ddp,
+)
+from support.errors import InputError
+from support.files import write_file, write_json
+from support.fingerprint import PROJECT, code_fingerprint, files_fingerprint
+from support.run_folder import finished_run, open_run
+from support.seeds import DROPOUT, NEW_WEIGHTS, seed_torch
+from support.tasks import TASKS, read_test, task_files, task_title
+from support.training_run import learning_rate
 
-# What a fine-tuned model depends on, and does not depend on.
-CODE = ("run.py", "model.py", "corpus.py", "data.py", "load_hf_weights.py", "checkpoint.py", "finetune.py")
-OTHER_LOSSES = ("mlm_loss", "cosine_loss", "masked_distillation_loss", "all_layers_cosine_loss", "TERMS", "WEIGHTS", "sum_over_chunks",
-                "SumOverChunks")
 
 
 # ---- Metrics: (predictions, targets), equally long arrays of class numbers -> float ----
@@ -83,7 +101,7 @@ METRICS = {"cola": (matthews,), "mnli": (accuracy,), "mrpc": (f1, accuracy), "qn
            "sst2": (accuracy,), "stsb": (pearson, spearman), "wnli": (accuracy,), "imdb": (accuracy,), "squad": (squad.exact_match, squad.f1)}
 
 
-def scored(task):
+def headline_metrics(task):
     """The metrics that a task's one figure is the mean of: all of them; for SQuAD F1 alone, of which exact match is a stricter form."""
     return (squad.f1,) if task == "squad" else METRICS[task]
 
@@ -92,7 +110,7 @@ def score(task, sets):
     """The task's one figure, in points out of 100: the mean over its metrics and dev sets, as on GLUE's leaderboard.
 
     sets: {name of the set: (predictions, targets)}."""
-    return 100 * float(np.mean([metric(*pair) for pair in sets.values() for metric in scored(task)]))
+    return 100 * float(np.mean([metric(*pair) for pair in sets.values() for metric in headline_metrics(task)]))
 
 
 # ---- The loop ----
@@ -104,13 +122,13 @@ def train(args, model, rows, labels, pad, device, run, teacher=None):
     steps_per_epoch = -(-len(rows) // args.batch_size)
     steps = steps_per_epoch * args.epochs
     first_step, recent = run.resume(model, optimizer), []
-    batches = (batch for epoch in range(args.epochs) for batch in shuffled_batches(rows, args.batch_size, args.seed, epoch))
-    batches = ahead(((torch.tensor(share), *collate([rows[i] for i in own], pad), torch.tensor([labels[i] for i in own]))
-                     for own, share in map(own_rows, itertools.islice(batches, first_step, None))), pin=device.type == "cuda")
+    batches = (batch for epoch in range(args.epochs) for batch in length_bucketed_batches(rows, args.batch_size, args.seed, epoch))
+    batches = prefetch(((torch.tensor(share), *collate([rows[i] for i in own], pad), torch.tensor([labels[i] for i in own]))
+                     for own, share in map(shard, itertools.islice(batches, first_step, None))), pin=device.type == "cuda")
     model.train()
-    parallel = in_parallel(model)
+    parallel = wrap_ddp(model)
     name = "/".join(Path(args.out_dir).parts[-3:])
-    with run.signals_wait(), progress_bar(batches, total=steps, initial=first_step, desc=name, unit="step") as progress:
+    with run.defer_signals(), progress_bar(batches, total=steps, initial=first_step, desc=name, unit="step") as progress:
         for step, (share, *batch) in enumerate(progress, first_step):
             *inputs, targets = (x.to(device, non_blocking=True) for x in batch)
             seed_torch(DROPOUT, args.seed, step, RANK)
@@ -131,22 +149,17 @@ def train(args, model, rows, labels, pad, device, run, teacher=None):
             optimizer.zero_grad()
 
             recent.append({name: term.detach() * float(share) for name, term in terms.items()})  # waited for only here:
-            must_log, must_save = step % args.log_every == 0 or step == steps - 1, run.must_save(step + 1)
-            if must_log or must_save:
+            must_log, should_save = step % args.log_every == 0 or step == steps - 1, run.should_save(step + 1)
+            if must_log or should_save:
                 figures = run.check_losses(recent, step)
                 recent.clear()
             if must_log:
                 run.log.write(step=step, epoch=step // steps_per_epoch, lr=optimizer.param_groups[0]["lr"], **figures)
                 progress.set_postfix({name: f"{value:.3f}" for name, value in figures.items()}, refresh=False)
-            if must_save:
+            if should_save:
                 run.save(step + 1, model, optimizer)
 
 
-def own_rows(batch):
-    """(row numbers, share): of a batch, this process's rows, every WORLD_SIZE-th, and their share of it. A process that would get none
-    takes one with share 0, for the others wait for its gradient."""
-    own = batch[RANK::WORLD_SIZE]
-    return (own, len(own) / len(batch)) if len(own) else (batch[:1], 0.0)
 
 
 def task_loss(logits, targets):
@@ -166,10 +179,10 @@ def compute_logits(model, rows, pad, device, precision, batch_size=64):
     """A list with the logits of every row, (classes,); of a SpanModel (2, length of the batch that the row was in)."""
     logits = []
     order = sorted_batches(rows, batch_size)[RANK::WORLD_SIZE]  # each process answers some, and learns what the others answered
-    for batch in ahead((collate([rows[i] for i in batch], pad) for batch in order), pin=device.type == "cuda"):
+    for batch in prefetch((collate([rows[i] for i in batch], pad) for batch in order), pin=device.type == "cuda"):
         with autocast(device, precision):
             logits.append(model(*(x.to(device, non_blocking=True) for x in batch)).float().cpu().numpy())
-    logits, order = from_all([of_row for batch in logits for of_row in batch]), from_all([row for batch in order for row in batch])
+    logits, order = all_gather([of_row for batch in logits for of_row in batch]), all_gather([row for batch in order for row in batch])
     if not all(np.isfinite(of_row).all() for of_row in logits):  # the last step, which no loss was taken of, ruined the weights
         raise InputError("the trained model's logits are not finite numbers; lower --lr")
     return [logits[i] for i in np.argsort(order)]
@@ -202,7 +215,7 @@ def answer(args, model, examples, tokenizer):
     if args.task == "squad":
         windows = list(squad.windows(examples, tokenizer, args.max_length, args.stride))
         logits = compute_logits(model, [window.row for window in windows], pad, device, args.precision)
-        return squad.best_answers(examples, windows, logits), [question.golds for question in examples]
+        return squad.best_answers(examples, windows, logits), [question.gold_answers for question in examples]
     return (predict(model, encode(examples, tokenizer, args.max_length), pad, device, args.precision),
             np.array([example.label for example in examples]))
 
@@ -213,18 +226,18 @@ def read_arguments(arguments):
     parser.add_argument("--task", required=True, type=one_of(TASKS, "task"), help=", ".join(TASKS))
     parser.add_argument("--data_dir", required=True, help="folder that holds CoLA/, MNLI/, ... or glue_data/, aclImdb/, squad/")
     parser.add_argument("--out_dir", required=True)
-    parser.add_argument("--epochs", type=number(int, 1), default=3,
+    parser.add_argument("--epochs", type=in_range(int, 1), default=3,
                         help="default 3; for squad Devlin et al. took --epochs 2 --lr 3e-5 (BERT's code: --batch_size 12)")
-    parser.add_argument("--batch_size", type=number(int, 1), default=32)
-    parser.add_argument("--lr", type=number(float, 0, open_low=True), default=2e-5, help="peak learning rate")
-    parser.add_argument("--max_length", type=number(int, 5), help="tokens of a row at most; default 128, for imdb 256, for squad 384")
-    parser.add_argument("--stride", type=number(int, 1), help="of squad: tokens from a window's start to the next one's; default 128")
-    parser.add_argument("--attention_dropout", type=number(float, 0, 1),
+    parser.add_argument("--batch_size", type=in_range(int, 1), default=32)
+    parser.add_argument("--lr", type=in_range(float, 0, open_low=True), default=2e-5, help="peak learning rate")
+    parser.add_argument("--max_length", type=in_range(int, 5), help="tokens of a row at most; default 128, for imdb 256, for squad 384")
+    parser.add_argument("--stride", type=in_range(int, 1), help="of squad: tokens from a window's start to the next one's; default 128")
+    parser.add_argument("--attention_dropout", type=in_range(float, 0, 1),
                         help="default: as config.json says. 0 lets the fused attention of a CPU run, faster on long texts")
-    parser.add_argument("--train_rows", type=number(int, 1), help="train on so many rows (of squad: questions) only, drawn at random")
+    parser.add_argument("--train_rows", type=in_range(int, 1), help="train on so many rows (of squad: questions) only, drawn at random")
     parser.add_argument("--teacher", help="folder of a model fine-tuned on the same task, to learn from its logits too")
-    parser.add_argument("--alpha_ce", type=number(float, 0, 1), help="with --teacher: the share of its loss; default 0.5")
-    parser.add_argument("--temperature", type=number(float, 0, 1e4, open_low=True), help="with --teacher; default 2")
+    parser.add_argument("--alpha_ce", type=in_range(float, 0, 1), help="with --teacher: the share of its loss; default 0.5")
+    parser.add_argument("--temperature", type=in_range(float, 0, 1e4, open_low=True), help="with --teacher; default 2")
     parser.add_argument("--tune", action="store_true", help="for choosing settings: leave a tenth of the training rows out, "
                         "score on it, and never open the dev set")
     parser.add_argument("--predict", action="store_true", help="answer GLUE's test files too, in its layout: OUT_DIR/submission/*.tsv")
@@ -244,13 +257,12 @@ def read_arguments(arguments):
     return args
 
 
-def made_of(args):
+def fingerprint(args):
     """What the run depends on, besides its arguments: {what: digest}."""
-    code = CODE + (("squad.py",) if args.task == "squad" else ())
-    parts = {"code": code_digest(code), "model": files_digest(model_files(args.model)),
-             "data_dir": files_digest(task_files(args.task, args.data_dir, train_only=args.tune))}
+    parts = {"code": code_fingerprint(__file__), "model": files_fingerprint(model_files(args.model)),
+             "data_dir": files_fingerprint(task_files(args.task, args.data_dir, train_only=args.tune))}
     if args.teacher:
-        parts |= {"teacher": files_digest(model_files(args.teacher)), "formula": code_digest(("losses.py",), without=OTHER_LOSSES)}
+        parts |= {"teacher": files_fingerprint(model_files(args.teacher)), "formula": code_fingerprint(PROJECT / "losses.py", ("distillation_loss",), imports=False)}
     return parts
 
 
@@ -289,11 +301,11 @@ def load_data(args):
 def main(arguments):
     """Run one fine-tuning, unless --out_dir holds it already. Returns its results, what results.json holds."""
     args = read_arguments(arguments)
-    sources = made_of(args)
+    sources = fingerprint(args)
     tests = read_test(args.task, args.data_dir) if args.predict else {}
-    with processes(args):
+    with process_group(args):
         reads = (args.model, args.teacher, args.data_dir)
-        record = of_the_first(finished_run(args, sources, reads) if RANK == 0 else None) or fine_tune(args, sources)
+        record = broadcast(finished_run(args, sources, reads) if RANK == 0 else None) or fine_tune(args, sources)
         for name, rows in tests.items():
             write_submission(args, name, *zip(*rows))
     return record["results"]
@@ -301,7 +313,7 @@ def main(arguments):
 
 def fine_tune(args, sources):
     """The run that main was asked for. Returns its record."""
-    with begin(args, sources) as run:
+    with open_run(args, sources) as run:
         device = torch.device(args.device)
         train_set, dev_sets = load_data(args)
         seed_torch(NEW_WEIGHTS, args.seed)

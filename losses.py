@@ -10,6 +10,7 @@ Sanh et al. 2019 (arXiv:1910.01108), section 3. Read next: pretrain.py, which ca
 import torch
 import torch.nn.functional as F
 
+
 def mlm_loss(student_logits, labels):
     """Masked language modelling: cross-entropy with the true word at the masked positions. The paper's L_mlm, BERT's own.
 
@@ -52,14 +53,14 @@ def all_layers_cosine_loss(student_states, teacher_states):
 
 # name: (formula, weight); the weights are alpha_ce, alpha_mlm and alpha_cos of the authors' published training command.
 # A line more is a loss more, with the flags --use_NAME and --alpha_NAME; of weight 0 it is off until a flag says otherwise.
-TERMS = {
+LOSSES = {
     "ce": (distillation_loss, 5.0),
     "mlm": (mlm_loss, 2.0),
     "cos": (cosine_loss, 1.0),
     "ce_masked": (masked_distillation_loss, 0.0),
     "cos_all": (all_layers_cosine_loss, 0.0),
 }
-WEIGHTS = {name: weight for name, (_, weight) in TERMS.items() if weight}
+WEIGHTS = {name: weight for name, (_, weight) in LOSSES.items() if weight}
 
 
 def sum_over_chunks(terms, weights, chunk_tokens, hidden, matrix, bias):
@@ -82,7 +83,7 @@ def cast_once(*tensors):
     return tuple(x.to(torch.get_autocast_dtype(device)) for x in tensors)
 
 
-def full_precision(logits):
+def in_fp32(logits):
     """bf16 as fp32, for softmax and losses; fp32 and fp64 as they are."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 

@@ -184,7 +184,7 @@ class Classifier(nn.Module):
         return self.head(self.dropout(self.pooler(self.bert(input_ids, attention_mask, token_type_ids))))
 
 
-NOT_THERE = -1e9  # a logit of what cannot be: exp gives 0, and, unlike -infinity, a difference of two is a number
+MASKED_LOGIT = -1e9  # a logit of what cannot be: exp gives 0, and, unlike -infinity, a difference of two is a number
 
 
 class SpanModel(nn.Module):
@@ -201,7 +201,7 @@ class SpanModel(nn.Module):
     def forward(self, input_ids, attention_mask=None, token_type_ids=None):
         """Logits of start and end over the positions, (batch, 2, length); NOT_THERE where there is padding."""
         logits = self.head(self.bert(input_ids, attention_mask, token_type_ids)).transpose(1, 2)
-        return logits if attention_mask is None else logits.masked_fill(attention_mask[:, None] == 0, NOT_THERE)
+        return logits if attention_mask is None else logits.masked_fill(attention_mask[:, None] == 0, MASKED_LOGIT)
 
 
 def init_weights(module, std):

@@ -17,17 +17,35 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from checkpoint import begin, finished_run
-from corpus import corpus_tokens, text_files
-from data import Blocks, ahead
-from load_hf_weights import load_model, load_tokenizer, model_files, read_config, save_model
-from losses import TERMS, WEIGHTS, cast_once, full_precision, sum_over_chunks
+from data import PackedBlocks, prefetch
+from load_hf_weights import (
+    load_model,
+    load_tokenizer,
+    model_files,
+    read_config,
+    save_model,
+)
+from losses import LOSSES, WEIGHTS, cast_once, in_fp32, sum_over_chunks
 from model import LAYER_CHOICES, MaskedLM, chosen_layers, make_student
-from run import (DROPOUT, HELDOUT_MASKS, NEW_WEIGHTS, RANK, WORLD_SIZE, InputError, Parser, add_common_arguments, autocast, code_digest,
-                 command_line, compiler_works, files_digest, in_parallel, learning_rate, no_sync, number, of_the_first, processes, progress_bar,
-                 resolve, seed_torch, sum_over_processes)
+from support.cli import Parser, add_common_arguments, command_line, in_range, resolve
+from support.corpus import corpus_tokens, text_files
+from support.device import autocast, compiler_works
+from support.distributed import (
+    RANK,
+    WORLD_SIZE,
+    all_reduce_sum,
+    broadcast,
+    no_sync,
+    process_group,
+    progress_bar,
+    wrap_ddp,
+)
+from support.errors import InputError
+from support.fingerprint import code_fingerprint, files_fingerprint
+from support.run_folder import finished_run, open_run
+from support.seeds import DROPOUT, HELDOUT_MASKS, NEW_WEIGHTS, seed_torch
+from support.training_run import learning_rate
 
-CODE = ("run.py", "model.py", "losses.py", "corpus.py", "data.py", "load_hf_weights.py", "checkpoint.py", "pretrain.py")  # what a student depends on
 HELDOUT_BLOCKS = 128  # held-out text is measured on so many blocks, spread evenly over it
 
 
@@ -36,7 +54,7 @@ class TripleLoss(nn.Module):
     the student's decoder and none through the teacher's; without CE and cosine the teacher is not run at all."""
 
     def __init__(self, student, teacher, weights, temperature=2.0, chunk_tokens=None, layers=None):
-        """weights: {name of a term in losses.TERMS: alpha}, of the active terms alone. layers: as make_student's; where a formula
+        """weights: {name of a term in losses.LOSSES: alpha}, of the active terms alone. layers: as make_student's; where a formula
         wants the states of all layers, the student's are compared with those of the teacher's that they were copied from.
 
         chunk_tokens: on how many tokens at a time the losses on logits are taken; 0: on all; None: a power of two of them
@@ -48,7 +66,7 @@ class TripleLoss(nn.Module):
         self.student, self.weights, self.temperature, self.chunk_tokens = student, weights, temperature, chunk_tokens
         self.layers = chosen_layers(layers, teacher.config.num_hidden_layers) if teacher else []
         self.teacher = [teacher]  # in a list it is no part of this module: never trained, saved or put into training mode
-        self.wants = {name: wanted_by(TERMS[name][0]) for name in weights}
+        self.wants = {name: arguments_of(LOSSES[name][0]) for name in weights}
         self.on_logits = [name for name, wants in self.wants.items() if "student_logits" in wants]
         self.on_hidden = [name for name in weights if name not in self.on_logits]
         self.weights_on_logits = student.head.bias.new_tensor([weights[name] for name in self.on_logits])  # no buffer, which DDP would send around
@@ -84,7 +102,7 @@ class TripleLoss(nn.Module):
 
     def term(self, name, values):
         """The loss of this name; values: {what a formula can want: tensor}."""
-        formula, _ = TERMS[name]
+        formula, _ = LOSSES[name]
         return formula(**{word: values[word] for word in self.wants[name]})
 
     def losses_on_logits(self, hidden, teacher_hidden, labels, tokens_in_step, masked_in_step):
@@ -112,28 +130,28 @@ class TripleLoss(nn.Module):
                 with torch.no_grad():
                     values["teacher_logits"] = F.linear(teacher_transformed[rows], *teacher_decoder)
             active = tuple(name for name, share in zip(self.on_logits, shares[chunk].tolist()) if share)  # the others have no tokens here
-            terms_of_chunk = self.compiled if self.compiled and len(logits) == chunk_tokens else self.terms_of_chunk
-            return terms_of_chunk(active, shares_there[chunk], values)
+            loss_of_chunk = self.compiled if self.compiled and len(logits) == chunk_tokens else self.loss_of_chunk
+            return loss_of_chunk(active, shares_there[chunk], values)
 
         return sum_over_chunks(terms, self.weights_on_logits, self.chunk_tokens, self.student.head.transform(hidden),
                                *self.student.decoder())
 
-    def terms_of_chunk(self, active, shares, values):
+    def loss_of_chunk(self, active, shares, values):
         """(losses,): the active ones times their shares, 0 for the others. The formulas, with nothing around them."""
-        values = {word: full_precision(value) if word.endswith("logits") else value for word, value in values.items()}
+        values = {word: in_fp32(value) if word.endswith("logits") else value for word, value in values.items()}
         return torch.stack([self.term(name, values) * share if name in active else torch.zeros_like(share)
                             for name, share in zip(self.on_logits, shares.unbind())])
 
     def compile(self, layers):
         """Fuse what stands between the matrix products: of the formulas, which saves the memory of their intermediate results,
         and, if asked, of the layers (one compilation serves them all)."""
-        self.compiled = torch.compile(self.terms_of_chunk, dynamic=False)
+        self.compiled = torch.compile(self.loss_of_chunk, dynamic=False)
         for model in filter(None, (self.student, *self.teacher) if layers else ()):
             for layer in model.bert.layers:
                 layer.compile()
 
 
-def wanted_by(formula):
+def arguments_of(formula):
     """The names of a formula's arguments. Raises InputError if there is one that no formula can be given."""
     names = set(inspect.signature(formula).parameters)
     for given in ({"student_logits", "teacher_logits", "labels"}, {"student_hidden", "teacher_hidden", "student_states", "teacher_states"}):
@@ -154,13 +172,13 @@ def train(args, student, teacher, blocks, device, run):
     optimizer = torch.optim.AdamW(student.parameters(), betas=(0.9, 0.98), eps=1e-6, weight_decay=0.0, fused=True)
     student.train()
     first_step, recent = run.resume(student, optimizer), []
-    parallel = in_parallel(triple_loss)
-    batches = ahead((blocks.training_batch(step, args.batch_size, args.mlm_prob, args.seed, RANK, WORLD_SIZE)
+    parallel = wrap_ddp(triple_loss)
+    batches = prefetch((blocks.training_batch(step, args.batch_size, args.mlm_prob, args.seed, RANK, WORLD_SIZE)
                      for step in range(first_step, args.steps)), pin=device.type == "cuda")
     name = "/".join(Path(args.out_dir).parts[-2:])
-    with run.signals_wait(), progress_bar(batches, total=args.steps, initial=first_step, desc=name, unit="step") as progress:
+    with run.defer_signals(), progress_bar(batches, total=args.steps, initial=first_step, desc=name, unit="step") as progress:
         for step, (input_ids, labels) in enumerate(progress, first_step):
-            tokens, masked = args.batch_size * args.max_length, int(sum_over_processes((labels != -100).sum()))  # of the whole step
+            tokens, masked = args.batch_size * args.max_length, int(all_reduce_sum((labels != -100).sum()))  # of the whole step
             terms = collections.defaultdict(float)
             parts = zip(input_ids.tensor_split(args.grad_accum), labels.tensor_split(args.grad_accum))
             for part, (ids, part_labels) in enumerate(parts):
@@ -178,14 +196,14 @@ def train(args, student, teacher, blocks, device, run):
             optimizer.zero_grad()
 
             recent.append(terms)  # they stay on the device, and are waited for only here:
-            must_log, must_save = step % args.log_every == 0 or step == args.steps - 1, run.must_save(step + 1)
-            if must_log or must_save:
+            must_log, should_save = step % args.log_every == 0 or step == args.steps - 1, run.should_save(step + 1)
+            if must_log or should_save:
                 figures = run.check_losses(recent, step)
                 recent.clear()
             if must_log:
                 run.log.write(step=step, lr=optimizer.param_groups[0]["lr"], **figures)
                 progress.set_postfix({name: f"{value:.3f}" for name, value in figures.items()})
-            if must_save:
+            if should_save:
                 run.save(step + 1, student, optimizer)
 
 
@@ -253,23 +271,23 @@ def read_arguments(arguments):
     parser.add_argument("--heldout", nargs="+", help="text to measure on; default: a hundredth of the corpus, not trained on")
     parser.add_argument("--out_dir", required=True)
     parser.add_argument("--cache_dir", default="runs/cache", help="where the tokenized corpus is kept")
-    for term, (formula, weight) in TERMS.items():
+    for term, (formula, weight) in LOSSES.items():
         parser.add_argument(f"--use_{term}", type=int, choices=(0, 1), default=1, help=f"{formula.__name__}; 0: not computed")
-        parser.add_argument(f"--alpha_{term}", type=number(float, 0), default=weight, help="its weight")
+        parser.add_argument(f"--alpha_{term}", type=in_range(float, 0), default=weight, help="its weight")
     parser.add_argument("--init", choices=("teacher", "random"), default="teacher", help="of the student")
     parser.add_argument("--layers", type=layer_choice,
                         help="the teacher's layers that the student gets, such as 0,2,5, or 0,0,1,1 to grow it; even, odd, first, last: "
                              "a half of them; evenly:4: four, evenly spaced; default: half, evenly spaced with the first and the last")
-    parser.add_argument("--steps", type=number(int, 1), default=1000)
-    parser.add_argument("--batch_size", type=number(int, 1), default=32, help="sequences of one optimizer step")
-    parser.add_argument("--grad_accum", type=number(int, 1), default=1, help="parts in which a step is worked through")
-    parser.add_argument("--lr", type=number(float, 0, open_low=True), default=5e-4, help="peak learning rate")
-    parser.add_argument("--warmup", type=number(float, 0, 1), default=0.05, help="share of the steps")
-    parser.add_argument("--clip", type=number(float, 0, open_low=True), default=5.0, help="greatest norm of the gradient")
-    parser.add_argument("--temperature", type=number(float, 0, 1e4, open_low=True), default=2.0)
-    parser.add_argument("--max_length", type=number(int, 3), default=128, help="tokens of a block, [CLS] and [SEP] included")
-    parser.add_argument("--mlm_prob", type=number(float, 0, 1), default=0.15)
-    parser.add_argument("--chunk_tokens", type=number(int, 0),
+    parser.add_argument("--steps", type=in_range(int, 1), default=1000)
+    parser.add_argument("--batch_size", type=in_range(int, 1), default=32, help="sequences of one optimizer step")
+    parser.add_argument("--grad_accum", type=in_range(int, 1), default=1, help="parts in which a step is worked through")
+    parser.add_argument("--lr", type=in_range(float, 0, open_low=True), default=5e-4, help="peak learning rate")
+    parser.add_argument("--warmup", type=in_range(float, 0, 1), default=0.05, help="share of the steps")
+    parser.add_argument("--clip", type=in_range(float, 0, open_low=True), default=5.0, help="greatest norm of the gradient")
+    parser.add_argument("--temperature", type=in_range(float, 0, 1e4, open_low=True), default=2.0)
+    parser.add_argument("--max_length", type=in_range(int, 3), default=128, help="tokens of a block, [CLS] and [SEP] included")
+    parser.add_argument("--mlm_prob", type=in_range(float, 0, 1), default=0.15)
+    parser.add_argument("--chunk_tokens", type=in_range(int, 0),
                         help="evaluate the vocabulary losses on so many tokens at a time; 0: on all at once; "
                              "default: as many as fill 32 MB (on a GPU 512 MB) with logits")
     parser.add_argument("--compile", type=int, choices=(0, 1), help="torch.compile formulas and layers; default: on a GPU; on a CPU "
@@ -282,14 +300,14 @@ def read_arguments(arguments):
     elif args.config:
         raise InputError("--config goes with --teacher none alone: a student's configuration follows from its teacher's")
     args.weights = {}  # of the active terms; the others' flags say nothing of this run
-    for term, (formula, _) in TERMS.items():
+    for term, (formula, _) in LOSSES.items():
         use, alpha = vars(args).pop(f"use_{term}"), vars(args).pop(f"alpha_{term}")
-        wants_teacher = wanted_by(formula) & {"teacher_logits", "teacher_hidden", "teacher_states"}
+        wants_teacher = arguments_of(formula) & {"teacher_logits", "teacher_hidden", "teacher_states"}
         if use and alpha and not (wants_teacher and args.teacher == "none"):
             args.weights[term] = alpha
     if not args.weights:
         raise InputError(f"all losses are off: set {' or '.join(f'--use_{term}' for term in WEIGHTS)} to 1")
-    if args.mlm_prob == 0 and all("labels" in wanted_by(TERMS[term][0]) for term in args.weights):
+    if args.mlm_prob == 0 and all("labels" in arguments_of(LOSSES[term][0]) for term in args.weights):
         raise InputError("--mlm_prob 0 masks nothing, so the MLM loss has nothing to learn from")
     if args.grad_accum * WORLD_SIZE > args.batch_size:
         raise InputError(f"--grad_accum {args.grad_accum}{f' on {WORLD_SIZE} processes' if WORLD_SIZE > 1 else ''} is more parts than "
@@ -307,13 +325,13 @@ def layer_choice(text):
         raise argparse.ArgumentTypeError(f"{text} is neither {', '.join(LAYER_CHOICES)} nor evenly:4, nor a list of layers such as 0,2,5") from None
 
 
-def made_of(args):
+def fingerprint(args):
     """What the run depends on, besides its arguments: {what: digest}. A formula that is not in use is not among it."""
-    unused = [formula.__name__ for term, (formula, _) in TERMS.items() if term not in args.weights]
+    used = tuple(LOSSES[name][0].__name__ for name in args.weights)
     source = "config" if args.teacher == "none" else "teacher"
-    parts = {"code": code_digest(CODE, without=(*unused, "TERMS", "WEIGHTS")), "corpus": files_digest(text_files(args.corpus)),
-             source: files_digest(model_files(getattr(args, source), weights=source == "teacher"))}
-    return parts | ({"heldout": files_digest(text_files(args.heldout))} if args.heldout else {})
+    parts = {"code": code_fingerprint(__file__, used), "corpus": files_fingerprint(text_files(args.corpus)),
+             source: files_fingerprint(model_files(getattr(args, source), weights=source == "teacher"))}
+    return parts | ({"heldout": files_fingerprint(text_files(args.heldout))} if args.heldout else {})
 
 
 def load_models(args):
@@ -338,13 +356,13 @@ def load_models(args):
 
 def load_blocks(args, tokenizer):
     """(training blocks, held-out blocks). Raises InputError."""
-    blocks = Blocks(corpus_tokens(args.corpus, tokenizer, args.cache_dir), tokenizer, args.max_length)
+    blocks = PackedBlocks(corpus_tokens(args.corpus, tokenizer, args.cache_dir), tokenizer, args.max_length)
     if args.heldout:
-        heldout = Blocks(corpus_tokens(args.heldout, tokenizer, args.cache_dir), tokenizer, args.max_length)
+        heldout = PackedBlocks(corpus_tokens(args.heldout, tokenizer, args.cache_dir), tokenizer, args.max_length)
     else:
         first = blocks.count - max(1, blocks.count // 100)
-        heldout = Blocks(blocks.tokens, tokenizer, args.max_length, first)
-        blocks = Blocks(blocks.tokens, tokenizer, args.max_length, 0, first)
+        heldout = PackedBlocks(blocks.tokens, tokenizer, args.max_length, first)
+        blocks = PackedBlocks(blocks.tokens, tokenizer, args.max_length, 0, first)
     for name, some in (("--corpus", blocks), ("--heldout", heldout)):
         if some.count < 1:
             raise InputError(f"{name}: {len(some.tokens)} tokens are too few for blocks of --max_length {args.max_length}")
@@ -354,15 +372,15 @@ def load_blocks(args, tokenizer):
 def main(arguments):
     """Run one distillation, unless --out_dir holds it already. Returns its record, what run.json holds."""
     args = read_arguments(arguments)
-    sources, texts = made_of(args), (*args.corpus, *(args.heldout or ()))
-    with processes(args):
-        record = of_the_first(finished_run(args, sources, reads=(args.teacher, args.config), texts=texts) if RANK == 0 else None)
+    sources, texts = fingerprint(args), (*args.corpus, *(args.heldout or ()))
+    with process_group(args):
+        record = broadcast(finished_run(args, sources, reads=(args.teacher, args.config), texts=texts) if RANK == 0 else None)
         return record or distil(args, sources)
 
 
 def distil(args, sources):
     """The run that main was asked for. Returns its record."""
-    with begin(args, sources) as run:
+    with open_run(args, sources) as run:
         device = torch.device(args.device)
         student, teacher, tokenizer = load_models(args)
         blocks, heldout = load_blocks(args, tokenizer)

@@ -12,7 +12,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import ablation
 from load_hf_weights import load_tokenizer, read_config, save_model
 from model import BertConfig, MaskedLM
-from run import peak_memory, seed_torch
+from support.device import peak_memory
+from support.seeds import seed_torch
 
 parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
 parser.add_argument("--config", required=True, help="folder with bert-base-uncased's config.json and vocab.txt; no weights are needed")

@@ -16,7 +16,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a sh
 
 from load_hf_weights import load_tokenizer, save_model
 from model import BertConfig, MaskedLM
-from run import command_line
+from support.cli import command_line
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 GOOD, BAD = ["good", "fine", "great", "bright"], ["bad", "poor", "awful", "dull"]

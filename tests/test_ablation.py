@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import scipy.stats
 import sklearn.metrics
+from conftest import ROOT
 
 import ablation
-import report
-from conftest import ROOT
 from load_hf_weights import load_model, read_config
-from run import InputError
+from support import report
+from support.errors import InputError
 
 
 def arguments(world, out_dir, *more):

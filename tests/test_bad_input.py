@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT, TINY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -23,14 +24,15 @@ from safetensors.torch import load_file, save_file
 import ablation
 import finetune
 import pretrain
-import unpack
-from checkpoint import find_run, read_checkpoint
-from conftest import ROOT, TINY
-from corpus import corpus_tokens
-from data import TASKS, Blocks, read_dev, read_train, read_tsv
+from data import PackedBlocks
 from load_hf_weights import count_weights, load_model, load_tokenizer, read_config
 from model import BertConfig, Classifier, MaskedLM
-from run import InputError
+from support import unpack
+from support.corpus import corpus_tokens
+from support.errors import InputError
+from support.run_folder import find_run
+from support.tasks import TASKS, read_dev, read_train, read_tsv
+from support.training_run import read_checkpoint
 
 
 @pytest.fixture
@@ -122,7 +124,7 @@ def test_damaged_token_caches_are_noticed(place, tokenizer, tmp_path):
     assert np.array_equal(corpus_tokens([place / "corpus.txt"], tokenizer, tmp_path), tokens)
     file.write_bytes(b"\xff" * (2 * len(tokens)))
     with pytest.raises(InputError, match="tokens-.*.bin: damaged; delete it, and it is made again"):
-        Blocks(corpus_tokens([place / "corpus.txt"], tokenizer, tmp_path), tokenizer, 16).training_batch(0, 4, 0.15, 0)
+        PackedBlocks(corpus_tokens([place / "corpus.txt"], tokenizer, tmp_path), tokenizer, 16).training_batch(0, 4, 0.15, 0)
 
 
 def test_a_line_of_100_MB_in_bounded_memory(place, tokenizer, tmp_path):

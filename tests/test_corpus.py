@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-import corpus
-from conftest import ROOT
-from corpus import corpus_tokens, follows_a_document, parts_of, tokenize
-from run import InputError
+from support import corpus
+from support.corpus import corpus_tokens, follows_a_document, parts_of, tokenize
+from support.errors import InputError
 
 
 @pytest.fixture

@@ -6,19 +6,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-
-import data
 from conftest import SHARED, sentence
-from corpus import corpus_tokens
-from data import (TASKS, Blocks, Example, collate, encode, mask_tokens, read_dev, read_train, read_tsv, shuffled_batches,
-                  sorted_batches, task_title)
-from run import InputError
+
+from data import (
+    PackedBlocks,
+    collate,
+    encode,
+    length_bucketed_batches,
+    mask_tokens,
+    sorted_batches,
+)
+from support.corpus import corpus_tokens
+from support.errors import InputError
+from support.tasks import TASKS, Example, read_dev, read_train, read_tsv, task_title
 
 
 @pytest.fixture
 def blocks(world, tokenizer, tmp_path):
-    return Blocks(corpus_tokens([world / "corpus.txt"], tokenizer, tmp_path), tokenizer, 16)
+    return PackedBlocks(corpus_tokens([world / "corpus.txt"], tokenizer, tmp_path), tokenizer, 16)
 
 
 def test_blocks_of_a_corpus_of_more_than_four_billion_tokens(tokenizer):
@@ -28,7 +33,7 @@ def test_blocks_of_a_corpus_of_more_than_four_billion_tokens(tokenizer):
 
         def __getitem__(self, places):
             return (places % 89).astype(np.uint16)
-    blocks = Blocks(Tokens(), tokenizer, 128)
+    blocks = PackedBlocks(Tokens(), tokenizer, 128)
     numbers = np.array([34_563_174, blocks.count - 1], dtype=np.uint32)  # as shuffled gives them
     assert blocks.rows(numbers)[:, 1:-1].tolist() == [[(int(number) * 126 + i) % 89 for i in range(126)] for number in numbers]
 
@@ -38,7 +43,7 @@ def test_blocks_hold_all_the_text_in_order(blocks, tokenizer):
     assert (rows[:, 0] == tokenizer.token_to_id("[CLS]")).all() and (rows[:, -1] == tokenizer.token_to_id("[SEP]")).all()
     assert np.array_equal(rows[:, 1:-1].ravel(), blocks.tokens[:blocks.count * 14])
     assert len(blocks.tokens) - blocks.count * 14 < 14
-    part = Blocks(blocks.tokens, tokenizer, 16, first=5)
+    part = PackedBlocks(blocks.tokens, tokenizer, 16, first=5)
     assert part.count == blocks.count - 5 and np.array_equal(part.rows([0, 3]), rows[[5, 8]])
 
 
@@ -184,13 +189,13 @@ def test_batches_hold_every_row_once_and_little_padding(rows):
 
     def padding(batches):
         return sum(lengths[b].max() * len(b) for b in batches) / lengths.sum() - 1
-    training = shuffled_batches(rows, 8, seed=0, epoch=0)
+    training = length_bucketed_batches(rows, 8, seed=0, epoch=0)
     evaluation = sorted_batches(rows, 8)
     for batches in (training, evaluation):
         assert sorted(np.concatenate(batches)) == list(range(203)) and max(map(len, batches)) == 8
         assert padding(batches) < 0.15 < 0.5 < padding([np.arange(203)])
-    assert [b.tolist() for b in training] == [b.tolist() for b in shuffled_batches(rows, 8, 0, 0)]
-    assert [b.tolist() for b in training] != [b.tolist() for b in shuffled_batches(rows, 8, 0, 1)]
+    assert [b.tolist() for b in training] == [b.tolist() for b in length_bucketed_batches(rows, 8, 0, 0)]
+    assert [b.tolist() for b in training] != [b.tolist() for b in length_bucketed_batches(rows, 8, 0, 1)]
     assert lengths[evaluation[0][0]] == lengths.max()
 
 

@@ -3,12 +3,12 @@ import re
 
 import pytest
 import torch
+from test_ablation import arguments
 
 import ablation
-import demo
 from load_hf_weights import load_model, load_tokenizer
 from model import Classifier
-from test_ablation import arguments
+from support import demo
 
 
 @pytest.fixture(scope="module")

@@ -7,16 +7,16 @@ from dataclasses import replace
 import pytest
 import torch
 import transformers
+from conftest import SHARED, TINY
 from safetensors.torch import load_file, save_file
 
 import ablation
 import finetune
 import load_hf_weights
 import pretrain
-from conftest import SHARED, TINY
 from load_hf_weights import load_model, load_tokenizer, save_model
 from model import Classifier, MaskedLM
-from run import InputError
+from support.errors import InputError
 
 MASK = torch.ones(3, 10, dtype=torch.long)
 MASK[1, 6:] = MASK[2, 3:] = 0

@@ -18,13 +18,13 @@ from urllib.parse import urlsplit
 
 import pytest
 import torch
+from conftest import ROOT
 from safetensors.torch import load_file
+from test_bad_input import GOOD_ENTRIES, HOSTILE, make_tar, make_zip
 
 import data
-import download
-from conftest import ROOT
-from data import TASKS, read_dev, read_test, read_train
-from test_bad_input import GOOD_ENTRIES, HOSTILE, make_tar, make_zip
+from support import download
+from support.tasks import TASKS, read_dev, read_test, read_train
 
 COMMIT = "0123456789" * 4
 

@@ -11,20 +11,20 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.multiprocessing as mp
+from conftest import ROOT, TINY, no_dropout
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
 
-import bench
 import losses
 import pretrain
-from conftest import ROOT, TINY, no_dropout
-from data import ahead
+from data import prefetch
 from load_hf_weights import load_model
-from losses import TERMS, cosine_loss, distillation_loss, mlm_loss
+from losses import LOSSES, cosine_loss, distillation_loss, mlm_loss
 from model import BertConfig, Classifier, MaskedLM, make_student
 from pretrain import TripleLoss
-from run import InputError
+from support import bench
+from support.errors import InputError
 
 CPU = torch.device("cpu")
 SUBSETS = ["ce mlm cos", "ce mlm", "mlm cos", "ce cos", "mlm", "ce", "cos", "mse mlm", "ce mlm cos mse"]
@@ -52,8 +52,8 @@ def batch(masks="some"):
 @pytest.mark.parametrize("masks", ["some", "none", "one"])
 def test_in_double_precision_chunks_give_the_plain_loss_and_gradient(world, monkeypatch, terms, chunk_tokens, masks):
     """The oracle: the formulas on full logits of both models, under autograd alone."""
-    monkeypatch.setitem(TERMS, "mse", (squared_error, 0.5))
-    weights = {term: TERMS[term][1] for term in terms.split()}
+    monkeypatch.setitem(LOSSES, "mse", (squared_error, 0.5))
+    weights = {term: LOSSES[term][1] for term in terms.split()}
     teacher = load_model(world / "teacher").requires_grad_(False).double()
     student = make_student(teacher).double().eval()
     input_ids, labels = batch(masks)
@@ -130,10 +130,10 @@ def test_batches_are_made_ahead_in_order_and_errors_arrive():
         raise InputError("no more")
     seen = []
     with pytest.raises(InputError, match="no more"):
-        for i, ten in ahead(batches()):
+        for i, ten in prefetch(batches()):
             seen.append((int(i), int(ten)))
     assert seen == [(i, 10 * i) for i in range(4)] and made == [(i, False) for i in range(4)]
-    assert list(ahead(())) == []
+    assert list(prefetch(())) == []
 
 
 def test_the_step_whose_loss_was_not_finite_is_named_though_it_was_not_logged(world, tmp_path, monkeypatch):
@@ -142,7 +142,7 @@ def test_the_step_whose_loss_was_not_finite_is_named_though_it_was_not_logged(wo
     def ruined(student_hidden):
         calls.append(0)
         return student_hidden.square().mean() * (float("nan") if len(calls) == 2 + 4 else 1.0)  # two calls check the chunks
-    monkeypatch.setitem(TERMS, "cos", (ruined, 1.0))
+    monkeypatch.setitem(LOSSES, "cos", (ruined, 1.0))
     with pytest.raises(InputError, match="^step 3: the loss is not a finite number any more"):
         pretrain.main([str(x) for x in (
             "--teacher", world / "teacher", "--corpus", world / "corpus.txt", "--out_dir", tmp_path / "run", "--cache_dir", world / "cache",

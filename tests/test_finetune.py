@@ -10,15 +10,17 @@ import scipy.stats
 import sklearn.metrics
 import torch
 import transformers
+from conftest import TINY, no_dropout
 from safetensors.torch import load_file, save_file
 
 import finetune
-from conftest import TINY, no_dropout
-from data import Example, collate, encode, read_dev, read_train, shuffled_batches
+from data import collate, encode, length_bucketed_batches
 from finetune import accuracy, f1, matthews, pearson, predict, score, spearman
 from load_hf_weights import load_model
 from model import Classifier
-from run import NEW_WEIGHTS, InputError, seed_torch
+from support.errors import InputError
+from support.seeds import NEW_WEIGHTS, seed_torch
+from support.tasks import Example, read_dev, read_train
 
 RANDOM = np.random.default_rng(0)
 PAIRS = {
@@ -164,7 +166,7 @@ def test_the_second_distillation_learns_from_the_teachers_logits(tune, world, to
     tune("student", "sst2", *more)
     logged = json.loads((tmp_path / "student" / "log.jsonl").read_text().splitlines()[0])
     train = read_train("sst2", world / "data")
-    first = shuffled_batches(encode(train, tokenizer, 32), 8, 0, 0)[0]
+    first = length_bucketed_batches(encode(train, tokenizer, 32), 8, 0, 0)[0]
     inputs = dict(zip(("input_ids", "attention_mask", "token_type_ids"), collate([encode([train[i]], tokenizer, 32)[0] for i in first], 0)))
     seed_torch(NEW_WEIGHTS, 0)
     student = load_model(plain, Classifier, new=("pooler", "classifier"), num_labels=2)

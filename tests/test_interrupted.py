@@ -10,19 +10,17 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 
 import finetune
 import pretrain
-from checkpoint import Run, read_checkpoint
-from conftest import ROOT
-from load_hf_weights import read_torch_file
-from losses import TERMS
-from run import InputError, Interrupted
+from losses import LOSSES
+from support.errors import InputError, Interrupted
+from support.training_run import Run, read_checkpoint
+from support.weight_files import read_torch_file
 
 
 @pytest.fixture
@@ -56,13 +54,13 @@ def same_run(one, other):
 @pytest.fixture
 def stop_at(monkeypatch):
     """stop_at(n): a run in this process gets a real SIGTERM in its n-th step."""
-    must_save = Run.must_save
+    should_save = Run.should_save
 
     def stop_at(step, number=signal.SIGTERM):
         def signalled(run, steps_done):
             if steps_done == step:
                 os.kill(os.getpid(), number)
-            return must_save(run, steps_done)
+            return should_save(run, steps_done)
         monkeypatch.setattr(Run, "must_save", signalled)
     return stop_at
 
@@ -345,12 +343,12 @@ def test_too_little_memory_names_the_flags(arguments, tmp_path):
 
 def ruin(monkeypatch, step):
     """From this step on the cosine loss is not a number."""
-    monkeypatch.setitem(TERMS, "cos", (lambda student_hidden: student_hidden.square().mean() * (float("nan") if ruin.steps_done >= step else 1.0), 1.0))
-    must_save = Run.must_save
+    monkeypatch.setitem(LOSSES, "cos", (lambda student_hidden: student_hidden.square().mean() * (float("nan") if ruin.steps_done >= step else 1.0), 1.0))
+    should_save = Run.should_save
 
     def counted(run, steps_done):
         ruin.steps_done = steps_done
-        return must_save(run, steps_done)
+        return should_save(run, steps_done)
     monkeypatch.setattr(Run, "must_save", counted)
 
 

@@ -7,12 +7,12 @@ import shutil
 import pytest
 import torch
 import transformers
+from conftest import SHARED
 from safetensors.torch import load_file, save_file
 
-from conftest import SHARED
 from load_hf_weights import load_model, load_tokenizer, read_config, save_model
 from model import Classifier, MaskedLM, make_student
-from run import InputError
+from support.errors import InputError
 
 IDS = torch.arange(5, 25).view(2, 10)
 

@@ -3,8 +3,14 @@ import numpy as np
 import pytest
 import torch
 
-from losses import (all_layers_cosine_loss, cosine_loss, distillation_loss, masked_distillation_loss, mlm_loss,
-                    sum_over_chunks)
+from losses import (
+    all_layers_cosine_loss,
+    cosine_loss,
+    distillation_loss,
+    masked_distillation_loss,
+    mlm_loss,
+    sum_over_chunks,
+)
 
 TOKENS, HIDDEN, VOCAB = 23, 8, 31
 

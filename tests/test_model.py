@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
-
 from conftest import TINY
+
 from load_hf_weights import load_model
 from model import Bert, BertConfig, Classifier, MaskedLM, make_student
 

@@ -13,16 +13,18 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from conftest import ROOT, TINY, no_dropout
 
 import pretrain
 from ablation import EXTENDED
-from checkpoint import Run
-from conftest import ROOT, TINY, no_dropout
 from load_hf_weights import load_model, load_tokenizer, read_config, save_model
-from losses import TERMS, WEIGHTS, distillation_loss
+from losses import LOSSES, WEIGHTS, distillation_loss
 from model import chosen_layers, make_student
 from pretrain import TripleLoss
-from run import HELDOUT_MASKS, InputError, Interrupted, code_digest, learning_rate
+from support.errors import InputError, Interrupted
+from support.fingerprint import code_fingerprint
+from support.seeds import HELDOUT_MASKS
+from support.training_run import Run, learning_rate
 
 
 @pytest.fixture
@@ -155,14 +157,14 @@ def test_a_step_without_a_masked_token_is_no_error(distil, tmp_path):
 def test_a_formula_that_couples_tokens_is_refused_in_chunks_and_allowed_without(distil, monkeypatch):
     def couples(student_logits, teacher_logits, temperature):
         return (student_logits.mean(0) - teacher_logits.mean(0)).square().sum() * 100
-    monkeypatch.setitem(TERMS, "ce", (couples, 5.0))
+    monkeypatch.setitem(LOSSES, "ce", (couples, 5.0))
     with pytest.raises(InputError, match="--chunk_tokens 0"):
         distil("coupled")
     distil("unchunked", "--chunk_tokens", 0)
 
 
 def test_a_coupled_mlm_loss_is_noticed_where_only_masked_positions_count(distil, monkeypatch):
-    monkeypatch.setitem(TERMS, "mlm", (lambda student_logits, labels: student_logits.mean(0).square().sum(), 2.0))
+    monkeypatch.setitem(LOSSES, "mlm", (lambda student_logits, labels: student_logits.mean(0).square().sum(), 2.0))
     with pytest.raises(InputError, match="the loss mlm is .*--chunk_tokens 0"):
         distil("coupled", "--use_ce", 0, "--chunk_tokens", 256)
 
@@ -193,9 +195,9 @@ def edited(tmp_path, monkeypatch):
     def edit(file, old, new):
         assert (tmp_path / file).read_text().count(old) == 1
         (tmp_path / file).write_text((tmp_path / file).read_text().replace(old, new))
-        code_digest.cache_clear()
+        code_fingerprint.cache_clear()
     yield edit
-    code_digest.cache_clear()
+    code_fingerprint.cache_clear()
 
 
 def test_what_is_up_to_date_is_decided_by_content(distil, tmp_path, edited, capsys):
@@ -221,12 +223,12 @@ def test_what_is_up_to_date_is_decided_by_content(distil, tmp_path, edited, caps
 
 def test_going_on_with_edited_code_is_marked(distil, tmp_path, edited, monkeypatch, capsys):
     """Of neither code, the run is up to date for none; an experiment, which says --overwrite, starts it anew."""
-    must_save = Run.must_save
-    monkeypatch.setattr(Run, "must_save", lambda run, step: (step == 2 and os.kill(os.getpid(), signal.SIGTERM)) or must_save(run, step))
+    should_save = Run.should_save
+    monkeypatch.setattr(Run, "must_save", lambda run, step: (step == 2 and os.kill(os.getpid(), signal.SIGTERM)) or should_save(run, step))
     for name in ("run", "anew"):
         with pytest.raises(Interrupted, match="goes on from step 2"):
             distil(name)
-    monkeypatch.setattr(Run, "must_save", must_save)
+    monkeypatch.setattr(Run, "must_save", should_save)
     edited("losses.py", "kl * temperature ** 2", "kl * temperature ** 3")
     mixed = distil("run")
     assert "run: goes on from step 2 under other conditions (the code has changed): no longer exactly" in capsys.readouterr().out
@@ -285,7 +287,7 @@ def test_held_out_figures_by_another_road(distil, world):
 
 
 def test_a_formula_of_the_student_alone_needs_no_teacher(distil, world, tmp_path, monkeypatch):
-    monkeypatch.setitem(TERMS, "norm", (lambda student_hidden: student_hidden.square().mean(), 0.1))
+    monkeypatch.setitem(LOSSES, "norm", (lambda student_hidden: student_hidden.square().mean(), 0.1))
     distil("scratch", "--config", world / "teacher", "--log_every", 1, teacher="none")
     assert {"mlm", "norm"} <= log_of(tmp_path / "scratch")[1].keys()
 
@@ -295,7 +297,7 @@ def test_a_term_over_masked_positions_alone_sees_the_teachers_logits_there(world
     student = make_student(teacher).eval()
     input_ids, labels = batch()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(TERMS, "ce", (lambda student_logits, teacher_logits, labels: distillation_loss(
+        patch.setitem(LOSSES, "ce", (lambda student_logits, teacher_logits, labels: distillation_loss(
             student_logits[labels != -100], teacher_logits[labels != -100], 2.0), 1.0))
         _, logged = TripleLoss(student, teacher, {"ce": 1.0}, 2.0, 7)(input_ids, labels, labels.numel(), int((labels != -100).sum()))
     chosen = labels != -100
@@ -306,7 +308,7 @@ def test_a_term_over_masked_positions_alone_sees_the_teachers_logits_there(world
     (["student_logits", "student_hidden"], "a formula can have"), (["logits"], "odd wants logits; a formula can have student_logits")])
 def test_a_formula_that_wants_what_there_is_not_is_refused(distil, monkeypatch, wants, message):
     exec(f"def odd({', '.join(wants)}): return 0", names := {})
-    monkeypatch.setitem(TERMS, "odd", (names["odd"], 1.0))
+    monkeypatch.setitem(LOSSES, "odd", (names["odd"], 1.0))
     with pytest.raises(InputError, match=message):
         distil("run")
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT, no_dropout
 
 import finetune
 import pretrain
-from checkpoint import read_checkpoint
-from conftest import ROOT, no_dropout
 from load_hf_weights import load_model
+from support.training_run import read_checkpoint
 
 
 @pytest.fixture

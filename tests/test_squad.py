@@ -11,22 +11,31 @@ import scipy.special
 import tokenizers
 import torch
 import transformers
+from conftest import GOOD, SPECIAL, TINY, WORDS, no_dropout
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import ablation
-import demo
 import finetune
-import squad
-from checkpoint import Run
-from conftest import GOOD, SPECIAL, TINY, WORDS, no_dropout
-from data import collate, shuffled_batches
+from data import collate, length_bucketed_batches
 from load_hf_weights import load_model, load_tokenizer, save_model
 from losses import distillation_loss
-from model import NOT_THERE, Classifier, SpanModel
-from report import differences, read_outcomes, read_predictions
-from run import NEW_WEIGHTS, InputError, Interrupted, seed_torch
-from squad import Question, best_answers, best_span, exact_match, f1, normalized, read_questions, windows
+from model import MASKED_LOGIT, Classifier, SpanModel
+from support import demo, squad
+from support.errors import InputError, Interrupted
+from support.report import differences, read_outcomes, read_predictions
+from support.seeds import NEW_WEIGHTS, seed_torch
+from support.squad import (
+    Question,
+    best_answers,
+    best_span,
+    exact_match,
+    f1,
+    normalized,
+    read_questions,
+    windows,
+)
+from support.training_run import Run
 
 quick = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -55,8 +64,8 @@ def test_normalisation_by_hand(text, expected):
     ("", ["Denver"], 0, 0), ("the", ["Denver"], 0, 0),
     ("the", ["a"], 1, 0),                                # both without words: equal, but F1 0, as in version 1.1's script
     ("café", ["Café."], 1, 1), ("cafe", ["café"], 0, 0), ("12,5", ["125"], 1, 1)])
-def test_exact_match_and_f1_by_hand(prediction, golds, exact, words):
-    assert exact_match([prediction], [golds]) == exact and f1([prediction], [golds]) == pytest.approx(words, abs=1e-12)
+def test_exact_match_and_f1_by_hand(prediction, gold_answers, exact, words):
+    assert exact_match([prediction], [gold_answers]) == exact and f1([prediction], [gold_answers]) == pytest.approx(words, abs=1e-12)
 
 
 def test_metrics_are_means_over_questions():
@@ -76,7 +85,7 @@ PHRASES = st.lists(st.sampled_from(["the", "The", "a", "an", "Cat", "cat", "dog"
 
 @quick
 @given(PHRASES, st.lists(PHRASES, min_size=1, max_size=3))
-def test_metrics_against_a_second_implementation(prediction, golds):
+def test_metrics_against_a_second_implementation(prediction, gold_answers):
     def words(text):
         return sorted("".join(other_normalisation(text)).split())
 
@@ -88,9 +97,9 @@ def test_metrics_against_a_second_implementation(prediction, golds):
             return 0
         precision, recall = common / len(ours), common / len(theirs)
         return 2 * precision * recall / (precision + recall)
-    assert f1([prediction], [golds]) == pytest.approx(max(word_f1(words(prediction), words(gold)) for gold in golds), abs=1e-12)
-    joined = ["".join(other_normalisation(text)).split() for text in (prediction, *golds)]
-    assert exact_match([prediction], [golds]) == (joined[0] in joined[1:])
+    assert f1([prediction], [gold_answers]) == pytest.approx(max(word_f1(words(prediction), words(gold)) for gold in gold_answers), abs=1e-12)
+    joined = ["".join(other_normalisation(text)).split() for text in (prediction, *gold_answers)]
+    assert exact_match([prediction], [gold_answers]) == (joined[0] in joined[1:])
 
 
 # ---- Windows ----
@@ -235,7 +244,7 @@ def test_logits_loss_and_gradient_equal_those_of_transformers(pair):
     theirs = reference(input_ids=ids, attention_mask=mask, token_type_ids=types)
     logits = ours(ids, mask, types)
     for found, expected in zip(logits.unbind(1), (theirs.start_logits, theirs.end_logits)):
-        assert (found - expected)[mask.bool()].abs().max() < 1e-5 and (found[mask == 0] == NOT_THERE).all() and expected[mask.bool()].std() > 0.1
+        assert (found - expected)[mask.bool()].abs().max() < 1e-5 and (found[mask == 0] == MASKED_LOGIT).all() and expected[mask.bool()].std() > 0.1
     targets = torch.tensor([[7, 9], [4, 4], [0, 0]])
     for rows in ([0, 2], [0, 1, 2]):  # without padding, and with it: theirs counts padding among the positions, so it is cut off
         expected = []
@@ -269,7 +278,7 @@ def test_padding_has_no_part_in_the_teachers_term():
     generator = torch.Generator().manual_seed(0)
     lengths, ours, theirs = (7, 4), *torch.randn(2, 2, 2, 7, generator=generator)
     for logits in (ours, theirs):
-        logits[1, :, 4:] = NOT_THERE
+        logits[1, :, 4:] = MASKED_LOGIT
     ours.requires_grad_()
     loss = distillation_loss(ours.flatten(0, -2), theirs.flatten(0, -2), 2.0)
     expected = 0
@@ -318,7 +327,7 @@ def arguments(world, data_dir, tmp_path):
 
 def first_step(rows):
     """(input_ids, attention_mask, token_type_ids) of the first batch of seed 0, and its rows' numbers."""
-    first = shuffled_batches(rows, 16, 0, 0)[0]
+    first = length_bucketed_batches(rows, 16, 0, 0)[0]
     return collate([rows[i] for i in first], 0), first
 
 
@@ -327,18 +336,18 @@ def test_it_learns_to_answer_and_a_student_learns_from_its_logits(world, argumen
     plain = no_dropout(world, tmp_path / "plain")
     results = finetune.main(arguments("teacher", "--model", plain, "--epochs", 8, "--lr", "2e-3"))
     dev = json.loads((data_dir / "squad" / "dev-v1.1.json").read_text(encoding="utf-8"))
-    golds = {qa["id"]: (paragraph["context"], [answer["text"] for answer in qa["answers"]]) for article in dev["data"]
+    gold_answers = {qa["id"]: (paragraph["context"], [answer["text"] for answer in qa["answers"]]) for article in dev["data"]
              for paragraph in article["paragraphs"] for qa in paragraph["qas"]}
     answers = json.loads((tmp_path / "teacher" / "predictions.json").read_text())
-    assert answers.keys() == golds.keys() and all(answers[name] in context for name, (context, _) in golds.items())
+    assert answers.keys() == gold_answers.keys() and all(answers[name] in context for name, (context, _) in gold_answers.items())
     assert results["score"] > 60 and results["data"] == "SQuAD" and results["train_rows"] == 400
     figures = results["sets"]["dev-v1.1"]
     assert list(figures) == ["rows", "exact_match", "f1"] and figures["rows"] == 60 and results["score"] == 100 * figures["f1"]
-    assert figures["exact_match"] == pytest.approx(np.mean([answers[name] == texts[0] for name, (_, texts) in golds.items()]))
+    assert figures["exact_match"] == pytest.approx(np.mean([answers[name] == texts[0] for name, (_, texts) in gold_answers.items()]))
     lines = [line.split("\t") for line in (tmp_path / "teacher" / "predictions.tsv").read_text().splitlines()]
     assert lines[0] == ["set", "index", "prediction", "label"]
     assert {line[1]: json.loads(line[2]) for line in lines[1:]} == answers
-    assert {line[1]: json.loads(line[3]) for line in lines[1:]} == {name: texts for name, (_, texts) in golds.items()}
+    assert {line[1]: json.loads(line[3]) for line in lines[1:]} == {name: texts for name, (_, texts) in gold_answers.items()}
 
     more = ("--model", plain, "--epochs", 1, "--log_every", 1)
     finetune.main(arguments("student", *more, "--teacher", tmp_path / "teacher", "--alpha_ce", 0.25))
@@ -375,12 +384,12 @@ def test_it_learns_to_answer_and_a_student_learns_from_its_logits(world, argumen
 def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(arguments, tmp_path, monkeypatch):
     more = ("--epochs", 1, "--train_rows", 100, "--log_every", 3)
     finetune.main(arguments("whole", *more))
-    must_save = Run.must_save
+    should_save = Run.should_save
 
     def signalled(run, steps_done):
         if steps_done == 4:
             os.kill(os.getpid(), signal.SIGTERM)
-        return must_save(run, steps_done)
+        return should_save(run, steps_done)
     monkeypatch.setattr(Run, "must_save", signalled)
     with pytest.raises(Interrupted, match="goes on from step 4"):
         finetune.main(arguments("run", *more))
@@ -405,9 +414,9 @@ def test_tune_leaves_questions_out_and_never_opens_the_dev_set(arguments, data_d
 def test_only_squads_runs_depend_on_squads_code(world, arguments):
     def code(task):
         words = arguments("run", "--task", task, "--data_dir", world / "data")
-        return finetune.made_of(finetune.read_arguments(words if task == "squad" else [word for word in words if word not in ("--stride", "20")]))["code"]
-    assert code("cola") == finetune.code_digest(finetune.CODE) and "squad.py" not in finetune.CODE
-    assert finetune.made_of(finetune.read_arguments(arguments("run")))["code"] == finetune.code_digest((*finetune.CODE, "squad.py"))
+        return finetune.fingerprint(finetune.read_arguments(words if task == "squad" else [word for word in words if word not in ("--stride", "20")]))["code"]
+    assert code("cola") == finetune.code_fingerprint(finetune.CODE) and "squad.py" not in finetune.CODE
+    assert finetune.fingerprint(finetune.read_arguments(arguments("run")))["code"] == finetune.code_fingerprint((*finetune.CODE, "squad.py"))
 
 
 def test_the_report_has_a_column_of_squad(world, data_dir, tmp_path, capsys):
@@ -426,9 +435,9 @@ def test_the_report_has_a_column_of_squad(world, data_dir, tmp_path, capsys):
         assert "SQuAD: F1" in text and ("(majority)" in text) == (main == "macro")
     assert re.search(r"\| no cosine loss \| [+-]\d+\.\d \[[+-]\d+\.\d, [+-]\d+\.\d\]", text)
     one, other = (read_outcomes({"squad": [tmp_path / "runs" / name / "seed0" / "squad"]})["squad"] for name in ("full", "no_cos"))
-    f1s, golds = one["sets"][0]["dev-v1.1"]
+    f1s, gold_answers = one["sets"][0]["dev-v1.1"]
     lines = [line.split("\t") for line in (tmp_path / "runs" / "full" / "seed0" / "squad" / "predictions.tsv").read_text().splitlines()[1:]]
-    assert 100 * f1s.mean() == pytest.approx(one["scores"][0]) and list(golds) == [line[3] for line in lines]
+    assert 100 * f1s.mean() == pytest.approx(one["scores"][0]) and list(gold_answers) == [line[3] for line in lines]
     rng, drawn = np.random.default_rng(0), differences("squad", other, one)
     rows = rng.integers(60, size=60)
     wanted = [f1([json.loads(line[2])], [json.loads(line[3])]) for line in lines]
@@ -441,11 +450,11 @@ def test_text_of_any_kind_stays_in_its_column(tmp_path):
     """Tabs, line ends of all kinds and quotes in answers."""
     texts = ["a\tb", "a\nb\r\u2028\x85", '"quoted" \\', "中 e\u0301", ""]
     questions = [Question(str(i), "?", text, ((text, 0), (text + "!", 0))) for i, text in enumerate(texts)]
-    lines = squad.write_predictions(tmp_path, {"dev": questions}, {"dev": (texts, [question.golds for question in questions])})
+    lines = squad.write_predictions(tmp_path, {"dev": questions}, {"dev": (texts, [question.gold_answers for question in questions])})
     assert json.loads((tmp_path / "predictions.json").read_text()) == {str(i): text for i, text in enumerate(texts)}
     (tmp_path / "predictions.tsv").write_text("header\n" + "".join("\t".join(line) + "\n" for line in lines))
-    f1s, golds = read_predictions(tmp_path / "predictions.tsv", "squad")["dev"]
-    assert f1s.tolist() == [1, 1, 1, 1, 0] and [json.loads(gold) for gold in golds] == [[text, text + "!"] for text in texts]
+    f1s, gold_answers = read_predictions(tmp_path / "predictions.tsv", "squad")["dev"]
+    assert f1s.tolist() == [1, 1, 1, 1, 0] and [json.loads(gold) for gold in gold_answers] == [[text, text + "!"] for text in texts]
 
 
 # ---- What is refused ----
@@ -522,4 +531,4 @@ def test_any_json_is_read_or_refused(tmp_path, data):
         assert str(error).startswith(str(file)) and len(str(error)) < 500
     else:
         for window in windows(questions, letters_tokenizer(), 12, 3):
-            assert len(window.row[0]) <= 12 and questions[window.question].golds
+            assert len(window.row[0]) <= 12 and questions[window.question].gold_answers

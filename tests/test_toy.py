@@ -5,12 +5,12 @@ from itertools import product
 
 import pytest
 import torch
-
-import report
-import toy
 from conftest import ROOT
-from data import TASKS, encode, read_dev, read_train, task_title
+
+from data import encode
 from load_hf_weights import load_model, load_tokenizer, read_config
+from support import report, toy
+from support.tasks import TASKS, read_dev, read_train, task_title
 
 LEMMAS = {form: (noun, many) for classes in toy.TREE.values() for kind, nouns in classes.items() for noun in (kind, *nouns.split())
           for form, many in ((noun, False), (toy.plural(noun), True))}

@@ -21,10 +21,11 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from data import TASKS, read_columns
 from load_hf_weights import load_model, load_tokenizer, read_config, save_model
-from run import InputError, hold, write_all, write_file
-from unpack import unpack
+from support.errors import InputError
+from support.files import lock_file, write_all, write_file
+from support.tasks import TASKS, read_columns
+from support.unpack import unpack
 
 STALL = 30      # seconds without a byte after which a server counts as gone
 MOST = 1 << 28  # bytes of a file whose size is not known: several times the largest of them
@@ -213,7 +214,7 @@ def download_tasks(names, data_dir):
     print(f"{data_dir}: fetching {what_and_how_much(absent)}", flush=True)
     staging, lock = Path(data_dir, ".download"), Path(data_dir, ".download.lock")
     Path(data_dir).mkdir(parents=True, exist_ok=True)
-    with hold(lock, wait=True):
+    with lock_file(lock, wait=True):
         staging.mkdir(exist_ok=True)
         try:
             for name in absent:

@@ -11,10 +11,13 @@ from pathlib import Path
 import torch
 
 from ablation import VARIANTS
-from data import TASKS, Example, collate, encode
+from data import collate, encode
 from load_hf_weights import load_model, load_tokenizer, read_config
 from model import Classifier
-from run import InputError, Parser, command_line, number, one_of, read_json
+from support.cli import Parser, command_line, in_range, one_of
+from support.errors import InputError
+from support.files import read_json
+from support.tasks import TASKS, Example
 
 
 def find_models(run, task, seed):
@@ -103,8 +106,8 @@ def main(arguments):
     parser.add_argument("--text_b", help="with --task: the second sentence of a pair")
     parser.add_argument("--run", default="runs/toy", help="folder of an experiment, or of one model")
     parser.add_argument("--task", type=one_of(TASKS, "task"), help="classify the text with the models fine-tuned on this task")
-    parser.add_argument("--seed", type=number(int, 0), default=0, help="which of the experiment's seeds")
-    parser.add_argument("--best", type=number(int, 1), default=5, help="how many words to show")
+    parser.add_argument("--seed", type=in_range(int, 0), default=0, help="which of the experiment's seeds")
+    parser.add_argument("--best", type=in_range(int, 1), default=5, help="how many words to show")
     args = parser.parse_args(arguments)
     try:
         f"{args.text} {args.text_b}".encode()

@@ -13,12 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from run import InputError, code_digest, files_digest, hold, process_pool, progress_bar, written_whole
+from support.distributed import progress_bar
+from support.errors import InputError
+from support.files import atomic_write, lock_file
+from support.fingerprint import code_fingerprint, files_fingerprint
+from support.process_pool import process_pool
 
 GROUP = 1 << 20          # characters tokenized at once
 LONGEST_PIECE = 1 << 16  # characters of a line tokenized at once
 PART = 1 << 25           # bytes of text that one process tokenizes: what an interruption can cost
-CODE = code_digest(("corpus.py",))  # as it was when it was loaded; an edit makes the tokens anew
+CODE = code_fingerprint(__file__, imports=False)  # as it was when it was loaded; an edit makes the tokens anew
 
 
 def text_files(paths):
@@ -115,7 +119,7 @@ def tokenize(part, tokenizer, path):
     """Write the ids of a part's lines, one after the other, with [SEP] behind each document. Returns how many bytes the part has."""
     file, start, end = part
     dtype, sep, ended = token_dtype(tokenizer), tokenizer.token_to_id("[SEP]"), follows_a_document(file, start)
-    with written_whole(path) as out:
+    with atomic_write(path) as out:
         for group in groups(lines(file, start, end)):
             ids = []
             for line, encoding in zip(group, tokenizer.encode_batch_fast(group, add_special_tokens=False)):
@@ -172,7 +176,7 @@ def corpus_tokens(paths, tokenizer, cache_dir):
 
     Made once and kept in cache_dir under a name that follows from the text, the tokenizer and the code. Raises InputError."""
     files = text_files(paths)
-    digest = hashlib.blake2b(f"{files_digest(files)} {tokenizer.to_str()} {CODE}".encode(), digest_size=12).hexdigest()
+    digest = hashlib.blake2b(f"{files_fingerprint(files)} {tokenizer.to_str()} {CODE}".encode(), digest_size=12).hexdigest()
     cache, dtype = Path(cache_dir), token_dtype(tokenizer)
 
     def made():  # its name ends in the number of tokens, so that a file cut short does not pass for it
@@ -181,14 +185,14 @@ def corpus_tokens(paths, tokenizer, cache_dir):
     if not made():
         cache.mkdir(parents=True, exist_ok=True)
         lock = cache / f"tokens-{digest}.tmp"
-        with hold(lock, wait=True):  # several runs may want it: the first one makes it, the others wait
+        with lock_file(lock, wait=True):  # several runs may want it: the first one makes it, the others wait
             try:
                 if not made():
                     parts = [part for file in files for part in parts_of(file)]
                     made_parts = [cache / f"tokens-{digest}.{number}.{start}-{end}.part" for number, (_, start, end) in enumerate(parts)]
                     tokenize_all(parts, made_parts, tokenizer)
                     count = sum(path.stat().st_size for path in made_parts) // dtype().itemsize
-                    with written_whole(cache / f"tokens-{digest}-{count}.bin") as whole:
+                    with atomic_write(cache / f"tokens-{digest}-{count}.bin") as whole:
                         for path in made_parts:
                             with open(path, "rb") as part:
                                 shutil.copyfileobj(part, whole, 1 << 20)

@@ -23,14 +23,24 @@ from torch import nn
 
 import finetune
 import pretrain
-import toy
-from checkpoint import begin
-from corpus import corpus_tokens, text_files
-from data import Example, collate, encode, mask_tokens, read_dev, read_train, task_title
-from load_hf_weights import load_model, load_tokenizer, model_files, read_config, save_model
+from data import collate, encode, mask_tokens
+from load_hf_weights import (
+    load_model,
+    load_tokenizer,
+    model_files,
+    read_config,
+    save_model,
+)
 from losses import WEIGHTS, cosine_loss, distillation_loss, mlm_loss
 from model import Classifier, MaskedLM, chosen_layers, make_student
-from run import InputError, Parser, autocast, command_line, list_of, number, peak_memory, peak_memory_of, resolve, seed_torch, words
+from support import toy
+from support.cli import Parser, command_line, in_range, list_of, resolve, shell_words
+from support.corpus import corpus_tokens, text_files
+from support.device import autocast, peak_memory, peak_memory_of
+from support.errors import InputError
+from support.run_folder import open_run
+from support.seeds import seed_torch
+from support.tasks import Example, read_dev, read_train, task_title
 
 # ---- The plain loops: every line padded to max_length, fp32, full logits of both models, eager. Not to be improved. ----
 
@@ -127,8 +137,8 @@ def our_distillation(args, log):
     endless = pretrain_arguments(args, steps=1_000_000)
     student, teacher, tokenizer = pretrain.load_models(endless)
     blocks, _ = pretrain.load_blocks(endless, tokenizer)
-    with begin(endless, {}) as run:
-        run.log, run.signals_wait = log, nullcontext
+    with open_run(endless, {}) as run:
+        run.log, run.defer_signals = log, nullcontext
         pretrain.train(endless, student.to(args.device), teacher.to(args.device), blocks, torch.device(args.device), run)
 
 
@@ -140,8 +150,8 @@ def our_finetuning(args, log):
         str(args.steps_a_turn * args.batch_size), *unkept(args)])
     train, _ = finetune.load_data(endless)
     model = load_model(args.config, Classifier, new=("pooler", "classifier"), num_labels=2)
-    with begin(endless, {}) as run:
-        run.log, run.signals_wait = log, nullcontext
+    with open_run(endless, {}) as run:
+        run.log, run.defer_signals = log, nullcontext
         finetune.train(endless, model.to(args.device), encode(train, load_tokenizer(args.config), endless.max_length),
                        [example.label for example in train], model.config.pad_token_id, torch.device(args.device), run)
 
@@ -265,7 +275,7 @@ def work(loop, args, connection):
     loop(args, Turns(args, connection))
 
 
-def take_turns(args, loops, warm=True):
+def interleave(args, loops, warm=True):
     """{name: [the figures of each turn]} of loops, {name: (function, {argument: value})}, each in a process of its own.
 
     The first turn, the slowest (it loads and perhaps compiles), is left out if warm. Raises InputError if a process ends."""
@@ -326,7 +336,7 @@ def table(header, *rows):
 
 def distillation(args):
     """Against the plain loop, both beside the ceiling."""
-    turns = take_turns(args, {"matrix products": (matrix_products, {}), "plain": (plain_distillation, {}), "ours": (our_distillation, {})})
+    turns = interleave(args, {"matrix products": (matrix_products, {}), "plain": (plain_distillation, {}), "ours": (our_distillation, {})})
     positions = args.batch_size * args.max_length * args.steps_a_turn
     for turn in turns["ours"]:
         turn["tokens"] = positions  # blocks hold no padding
@@ -345,7 +355,7 @@ def distillation(args):
 
 def profile(args):
     """Where the time of a step goes."""
-    turns = take_turns(args, {"matrix products": (matrix_products, {}), "step": (parts_of_a_step, {})})
+    turns = interleave(args, {"matrix products": (matrix_products, {}), "step": (parts_of_a_step, {})})
     ceiling, flops = rate(turns["matrix products"], "flops"), distillation_flops(read_config(args.config), args.max_length)
     seconds = {part: median(turns["step"], part) for part in (*flops, "update", "whole_step")}
     seconds["the_rest"] = seconds["whole_step"] - sum(seconds[part] for part in (*flops, "update"))
@@ -360,7 +370,7 @@ def variants(args):
     """What each variant of the ablation, and the MLM loss alone, costs."""
     import ablation  # here, so that the loops' processes do not hold its plotting libraries
     flags = {**{name: flags for name, (_, flags) in ablation.VARIANTS.items()}, "no_ce, no_cos": ["--use_ce", "0", "--use_cos", "0"]}
-    turns = take_turns(args, {name: (our_distillation, {"more": [*args.more, *more]}) for name, more in flags.items()})
+    turns = interleave(args, {name: (our_distillation, {"more": [*args.more, *more]}) for name, more in flags.items()})
     flops = {name: sum(distillation_flops(read_config(args.config), args.max_length, [term for term in WEIGHTS if f"no_{term}" not in name]).values())
              for name in flags}
     print("The variants, each paying for what it uses.\n")
@@ -372,7 +382,7 @@ def variants(args):
 def lengths(args):
     """Speed against sequence length."""
     config, tokens = read_config(args.config), args.batch_size * args.max_length
-    turns = take_turns(args, {length: (our_distillation, {"max_length": length, "batch_size": max(1, tokens // length)})
+    turns = interleave(args, {length: (our_distillation, {"max_length": length, "batch_size": max(1, tokens // length)})
                               for length in (64, 128, 256, 512) if length <= config.max_position_embeddings})
     print(f"Distillation against sequence length, {tokens} tokens a step.\n")
     rows = {length: tokens * args.steps_a_turn / median(of_length, "seconds") for length, of_length in turns.items()}
@@ -404,7 +414,7 @@ def inference(args):
     for device in dict.fromkeys(("cpu", args.device)):
         on = argparse.Namespace(**{**vars(args), "device": device, "precision": args.precision if device == args.device else "fp32", "task": task,
                                    "rounds": min(3, args.rounds)})
-        turns = take_turns(on, {"teacher": (full_pass, {"layers": None}), "student": (full_pass, {"layers": layers})})
+        turns = interleave(on, {"teacher": (full_pass, {"layers": None}), "student": (full_pass, {"layers": layers})})
         seconds = {name: median(of_name, "seconds") for name, of_name in turns.items()}
         print(f"One pass over the dev set of {found}, {turns['student'][0]['examples']} rows, one at a time, on {device} in {on.precision}. The paper's, over "
               "STS-B's 1,500 rows: 668 s and 410 s.\n")
@@ -415,7 +425,7 @@ def inference(args):
 
 def compare(args, title, loops, examples=None):
     """examples: of a turn of ours, where its log does not say."""
-    turns = take_turns(args, loops)
+    turns = interleave(args, loops)
     for turn in turns["ours"]:
         turn.setdefault("examples", examples)
     rates = {name: rate(turns[name], "examples") for name in loops}
@@ -434,14 +444,14 @@ def tokenizing(args):
             while out.tell() < megabytes * 1e6:
                 out.write(text[:int(megabytes * 1e6) - out.tell()].rpartition(b"\n")[0] + b"\n")
         changes[megabytes] = {"corpus": [file], "cache_dir": str(Path(args.out_dir, f"cache-{megabytes}MB"))}
-    both = take_turns(args, {"alone": (tokenizing_alone, changes[16]), "ours": (tokenizing_a_corpus, changes[16])})
+    both = interleave(args, {"alone": (tokenizing_alone, changes[16]), "ours": (tokenizing_a_corpus, changes[16])})
     print(f"Tokenizing runs at {100 * rate(both['ours'], 'bytes') / rate(both['alone'], 'bytes'):.0f} % of the speed of the tokenizers library alone, "
           "on the same text in memory.\n")
     once = argparse.Namespace(**{**vars(args), "rounds": 1})
-    made = {megabytes: take_turns(once, {"ours": (tokenizing_a_corpus, change)}, warm=False)["ours"][0] for megabytes, change in changes.items()}
+    made = {megabytes: interleave(once, {"ours": (tokenizing_a_corpus, change)}, warm=False)["ours"][0] for megabytes, change in changes.items()}
     table(["corpus, MB", "million tokens", "MB a second", "peak memory of its largest process, GiB"], *[
         [str(megabytes), f"{turn['tokens'] / 1e6:.1f}", f"{turn['bytes'] / turn['seconds'] / 1e6:.2f}", f"{turn['peak']:.2f}"] for megabytes, turn in made.items()])
-    turns, tokens = take_turns(args, {size: (our_distillation, change) for size, change in changes.items()}), args.batch_size * args.max_length * args.steps_a_turn
+    turns, tokens = interleave(args, {size: (our_distillation, change) for size, change in changes.items()}), args.batch_size * args.max_length * args.steps_a_turn
     print("Distillation against the size of the corpus, and over the steps.\n")
     table(["corpus, MB", "tokens a second", "first half of the steps", "second half", "peak memory, GiB"], *[
         [str(size), *(f"{tokens / median(some, 'seconds'):.4g}" for some in (of_size, of_size[:args.rounds // 2], of_size[-(args.rounds // 2):])),
@@ -459,14 +469,14 @@ def main(arguments):
     parser.add_argument("--only", type=list_of(MEASUREMENTS, "measurement"), default=list(MEASUREMENTS),
                         help=f"some of {','.join(MEASUREMENTS)}")
     parser.add_argument("--out_dir", default="runs/bench", help="where the random teacher and the corpora to tokenize are put")
-    parser.add_argument("--batch_size", type=number(int, 1), help="sequences of a step of distillation; default 8, of the miniature model 32")
-    parser.add_argument("--max_length", type=number(int, 5), default=128)
-    parser.add_argument("--steps_a_turn", type=number(int, 1), help="default 1, of the miniature model 10")
-    parser.add_argument("--rounds", type=number(int, 2), default=5, help="turns that each loop takes")
-    parser.add_argument("--largest", type=number(int, 16), default=16, help="MB of the largest corpus to tokenize: 16, 256 or 2048")
+    parser.add_argument("--batch_size", type=in_range(int, 1), help="sequences of a step of distillation; default 8, of the miniature model 32")
+    parser.add_argument("--max_length", type=in_range(int, 5), default=128)
+    parser.add_argument("--steps_a_turn", type=in_range(int, 1), help="default 1, of the miniature model 10")
+    parser.add_argument("--rounds", type=in_range(int, 2), default=5, help="turns that each loop takes")
+    parser.add_argument("--largest", type=in_range(int, 16), default=16, help="MB of the largest corpus to tokenize: 16, 256 or 2048")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of our loops; the plain ones run in fp32")
-    parser.add_argument("--pretrain_args", type=words, default=[], dest="more", help='more for pretrain.py: --pretrain_args="--compile 1"')
+    parser.add_argument("--pretrain_args", type=shell_words, default=[], dest="more", help='more for pretrain.py: --pretrain_args="--compile 1"')
     args = resolve(parser.parse_args(arguments))
     if len({bool(args.config), bool(args.corpus), bool(args.data_dir)}) == 2:
         raise InputError("--config, --corpus and --data_dir go together; without them, the miniature language's are measured")
@@ -475,7 +485,7 @@ def main(arguments):
     if not args.config:
         world = Path(args.out_dir, "world")
         toy.main(["--out_dir", str(world), "--seed", "1", "--overwrite"])
-        args.config, args.corpus, args.data_dir = str(Path(__file__).parent / "assets/toy-teacher"), [str(world / "corpus.txt")], str(world)
+        args.config, args.corpus, args.data_dir = str(Path(__file__).parent.parent / "assets/toy-teacher"), [str(world / "corpus.txt")], str(world)
     model_files(args.config, weights=False), text_files(args.corpus), read_train("cola", args.data_dir)
     config, tokenizer = read_config(args.config), load_tokenizer(args.config)
     os.environ["TQDM_DISABLE"] = "1"  # read by the loops' processes: no progress bars between the tables

@@ -8,6 +8,7 @@ import textwrap
 from pathlib import Path
 
 import matplotlib
+
 matplotlib.use("Agg")  # before pyplot: no screen is needed
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,11 +18,13 @@ from scipy.stats import t as student_t
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from checkpoint import set_aside
-from data import TASKS, read_dev, read_train, task_files
-from finetune import score, scored
-from run import InputError, code_digest, files_digest, read_json, write_file, write_json
-from squad import f1_of_each
+from finetune import headline_metrics, score
+from support.errors import InputError
+from support.files import read_json, write_file, write_json
+from support.fingerprint import code_fingerprint, files_fingerprint
+from support.run_folder import archived_versions
+from support.squad import f1_of_each
+from support.tasks import TASKS, read_dev, read_train, task_files
 
 # Sanh et al. 2019, Table 4: change of GLUE's macro-score against the full loss, at the paper's scale.
 PAPER_TABLE_4 = {"no_ce": -2.96, "no_cos": -1.46, "no_mlm": -0.31, "random_init": -3.69}
@@ -53,7 +56,7 @@ def read_outcomes(folders):
 
 def folder_before(folder):
     """A fine-tuning's folder as it was before it, or its model's folder, was set aside last; as it is, if neither was."""
-    versions = [model / folder.name for model in set_aside(folder.parent)] + set_aside(folder)
+    versions = [model / folder.name for model in archived_versions(folder.parent)] + archived_versions(folder)
     return next((version for version in reversed(versions) if (version / "run.json").exists()), folder)  # not one left unfinished
 
 
@@ -67,7 +70,7 @@ def read_predictions(path, task):
         name, _, prediction, target = line.split("\t")
         sets.setdefault(name, []).append((read(prediction), target if task == "squad" else read(target)))
     if task == "squad":
-        return {name: (f1_of_each(answers, map(json.loads, golds)), np.array(golds)) for name, (answers, golds) in
+        return {name: (f1_of_each(answers, map(json.loads, gold_answers)), np.array(gold_answers)) for name, (answers, gold_answers) in
                 ((name, tuple(zip(*pairs))) for name, pairs in sets.items())}
     return {name: tuple(np.array(pairs).T) for name, pairs in sets.items()}
 
@@ -118,8 +121,8 @@ def measure_floors(out_dir, data_dir, tasks):
     for task in tasks:
         if task == "squad":
             continue
-        made_of = {"data": files_digest(task_files(task, data_dir)), "code": code_digest(("data.py", "report.py"))}
-        if floors.get(task, {}).get("made_of") == made_of:
+        fingerprint = {"data": files_fingerprint(task_files(task, data_dir)), "code": code_fingerprint(__file__)}
+        if floors.get(task, {}).get("made_of") == fingerprint:
             continue
         train, dev = read_train(task, data_dir), read_dev(task, data_dir)
         targets = np.array([example.label for example in train])
@@ -135,7 +138,7 @@ def measure_floors(out_dir, data_dir, tasks):
         model = (Ridge() if regression else LogisticRegression(max_iter=1000)).fit(features(train), targets)
         truth = {name: np.array([example.label for example in examples]) for name, examples in dev.items()}
         floors[task] = {
-            "made_of": made_of,
+            "made_of": fingerprint,
             "majority": score(task, {name: (np.full(len(labels), majority), labels) for name, labels in truth.items()}),
             "TF-IDF": score(task, {name: (model.predict(features(dev[name])), labels) for name, labels in truth.items()})}
         write_json(path, floors)
@@ -261,7 +264,7 @@ def conclusion(summary):
     real = {title: value for title, value in changes.items() if not is_noise(value)}
     over = f"n = {summary['seeds']} seeds" if summary["seeds"] > 1 else "the dev rows; one seed"
     main_column = summary["main_column"]
-    what = "macro-score" if main_column == "macro" else METRIC_TITLES[scored(main_column)[0].__name__]
+    what = "macro-score" if main_column == "macro" else METRIC_TITLES[headline_metrics(main_column)[0].__name__]
     told = "; ".join(f"{title} changes the {what} by {value['difference']:+.1f} points "
                      f"[{value['low']:+.1f}, {value['high']:+.1f}]" for title, value in sorted(real.items(), key=lambda x: x[1]["difference"]))
     noise = ", ".join(title for title in changes if title not in real)
@@ -273,7 +276,7 @@ def conclusion(summary):
 def report_text(summary, title):
     """The report as Markdown."""
     columns, titles, seeds = summary["columns"], summary["titles"], summary["seeds"]
-    metrics = [f"{heading}: {' and '.join(METRIC_TITLES[metric.__name__] for metric in scored(task))}"
+    metrics = [f"{heading}: {' and '.join(METRIC_TITLES[metric.__name__] for metric in headline_metrics(task))}"
                for task, heading in columns.items() if task != "macro"]
     since = {titles[name]: show_change(value) for name, value in summary["since_edit"].items()}
     scores = [[row, *(show_score(values[column]) if column in values else "" for column in columns), *([since.get(row, "")] if since else [])]

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data import TASKS, task_folder
-from run import InputError, read_json, write_json
+from support.errors import InputError
+from support.files import read_json, write_json
+from support.tasks import TASKS, task_folder
 
 QUESTION_TOKENS = 64  # of a question at most, and at most half of the window
 ANSWER_TOKENS = 30    # of a predicted answer at most
@@ -32,7 +33,7 @@ class Question:
     answers: tuple  # of (the answer's text, its first character's place in the context), at least one; of dev questions several
 
     @property
-    def golds(self):
+    def gold_answers(self):
         return tuple(text for text, _ in self.answers)
 
 
@@ -44,7 +45,7 @@ def read_train(task, data_dir):
     if misplaced:
         print(f"{path}: {len(misplaced)} question(s) left out, whose answer does not stand at its answer_start; one is {misplaced[0].id}", flush=True)
     if not usable:
-        raise InputError(f"{path}: question {misplaced[0].id}: its answer {misplaced[0].golds[0][:50]!r} does not stand at its answer_start, nor does "
+        raise InputError(f"{path}: question {misplaced[0].id}: its answer {misplaced[0].gold_answers[0][:50]!r} does not stand at its answer_start, nor does "
                          "any other question's")
     return usable
 
@@ -188,17 +189,17 @@ def best_span(start, end):
 def write_predictions(out_dir, dev_sets, sets):
     """predictions.json, {question's id: answer}, which the official evaluation script reads. Returns the rows of predictions.tsv:
     set, id, answer, gold answers; the last two as JSON in ASCII, in which nothing ends a column or a line."""
-    answered = [(name, question.id, answer, golds) for name, questions in dev_sets.items()
-                for question, answer, golds in zip(questions, *sets[name])]
+    answered = [(name, question.id, answer, gold_answers) for name, questions in dev_sets.items()
+                for question, answer, gold_answers in zip(questions, *sets[name])]
     write_json(Path(out_dir) / "predictions.json", {number: answer for _, number, answer, _ in answered})
-    return [(name, number, json.dumps(answer), json.dumps(golds)) for name, number, answer, golds in answered]
+    return [(name, number, json.dumps(answer), json.dumps(gold_answers)) for name, number, answer, gold_answers in answered]
 
 
 # ---- Metrics: (predictions, targets), for every question a text and the texts of its gold answers -> float ----
 
 def exact_match(predictions, targets):
     """The share of questions whose answer is, normalised, one of the gold answers."""
-    return float(np.mean([normalized(prediction) in map(normalized, golds) for prediction, golds in zip(predictions, targets)]))
+    return float(np.mean([normalized(prediction) in map(normalized, gold_answers) for prediction, gold_answers in zip(predictions, targets)]))
 
 
 def f1(predictions, targets):
@@ -208,7 +209,7 @@ def f1(predictions, targets):
 
 def f1_of_each(predictions, targets):
     """(questions,)"""
-    return np.array([max(words_f1(prediction, gold) for gold in golds) for prediction, golds in zip(predictions, targets)])
+    return np.array([max(words_f1(prediction, gold) for gold in gold_answers) for prediction, gold_answers in zip(predictions, targets)])
 
 
 def words_f1(prediction, gold):

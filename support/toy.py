@@ -12,10 +12,11 @@ import random
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from checkpoint import begin, finished_run
-from run import Parser, code_digest, command_line, number, write_file
+from support.cli import Parser, command_line, in_range
+from support.files import write_file
+from support.fingerprint import code_fingerprint
+from support.run_folder import finished_run, open_run
 
-CODE = ("toy.py",)
 DOCUMENTS, HELDOUT_DOCUMENTS, TRAIN_ROWS, TEST_ROWS = 120_000, 1_000, 1_000, 600
 
 # ---- The lexicon ----
@@ -92,7 +93,7 @@ WORDS = {  # sort: what there is of it; nouns as (kind, [its nouns]), verbs, adj
     "adjective": pairs(ADJECTIVES), "adverb": pairs(ADVERBS), "praise": PRAISE.split(), "blame": BLAME.split()}
 
 
-def halves(rng):
+def split_lexicon(rng):
     """WORDS in two halves, drawn by rng: for training rows and for test rows."""
     shuffled = {sort: rng.sample(words, len(words)) for sort, words in WORDS.items()}
     return ({sort: words[:len(words) // 2] for sort, words in shuffled.items()},
@@ -155,7 +156,7 @@ def write(words):
     return " ".join("an" if word == "a" and after[0] in "aeiou" else word for word, after in zip(words, [*words[1:], "."]))
 
 
-class Writer:
+class SentenceGenerator:
     """Draws phrases, clauses and pairs of them from words: WORDS, or a half of it."""
 
     def __init__(self, words, rng):
@@ -312,7 +313,7 @@ def places_of_synonyms(clause):
 
 # ---- The corpus: paragraphs of related sentences ----
 
-class Corpus(Writer):
+class Corpus(SentenceGenerator):
     """Draws documents: lists of paragraphs, each a text. None of its statements is one of `reserved`, the test rows' sentences."""
 
     def __init__(self, words, rng, reserved):
@@ -334,7 +335,7 @@ class Corpus(Writer):
         """Sentences about one somebody, who is called by kind after the first. A story keeps to a few words, as texts do (lexical
         cohesion, Halliday and Hasan 1976): so words that are alike, synonyms and members of a kind, stand together."""
         few = {sort: self.rng.sample(words, 2 if sort == "animate" else 1) for sort, words in self.words_of.items()}
-        draw, past = Writer(few, self.rng), self.chance(0.5)
+        draw, past = SentenceGenerator(few, self.rng), self.chance(0.5)
         hero = draw.phrase("animate", ("a", "some"), leaf=1)
         again = replace(hero, determiner="the", adjective=None)
         clauses = [replace(draw.clause(past), subject=hero, negated=False)]
@@ -482,16 +483,16 @@ def main(arguments):
     """Write the world, unless --out_dir holds it already."""
     parser = Parser(__doc__)
     parser.add_argument("--out_dir", required=True)
-    parser.add_argument("--seed", type=number(int, 0), default=1, help="draws the rows, the text, and which words are held out")
+    parser.add_argument("--seed", type=in_range(int, 0), default=1, help="draws the rows, the text, and which words are held out")
     parser.add_argument("--overwrite", action="store_true", help="if --out_dir holds another world: set it aside, as OUT_DIR~1")
     args = parser.parse_args(arguments)
-    folder, made_of = Path(args.out_dir), {"code": code_digest(CODE)}
-    if finished_run(args, made_of):
+    folder, fingerprint = Path(args.out_dir), {"code": code_fingerprint(__file__)}
+    if finished_run(args, fingerprint):
         return
-    with begin(args, made_of) as run:
-        train, test = halves(random.Random(f"halves {args.seed}"))
+    with open_run(args, fingerprint) as run:
+        train, test = split_lexicon(random.Random(f"halves {args.seed}"))
         title = f"toy {{}} (the miniature language of toy.py, generator seed {args.seed})"
-        writers = {"train": Writer(train, random.Random(f"train {args.seed}")), "test": Writer(test, random.Random(f"test {args.seed}"))}
+        writers = {"train": SentenceGenerator(train, random.Random(f"train {args.seed}")), "test": SentenceGenerator(test, random.Random(f"test {args.seed}"))}
         (folder / "bert").mkdir(parents=True, exist_ok=True)
         reserved = write_tasks(folder, writers, title)
         for name, count in (("corpus", DOCUMENTS), ("heldout", HELDOUT_DOCUMENTS)):

@@ -14,7 +14,8 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from run import InputError, Parser, command_line
+from support.cli import Parser, command_line
+from support.errors import InputError
 
 EXPANSION = 100  # text shrinks to a fifth or so: what grows more than this is no text
 
