@@ -54,11 +54,11 @@ class PackedBlocks:
             raise InputError(f"{getattr(self.tokens, 'filename', 'the corpus')}: damaged; delete it, and it is made again")
         return np.pad(text.astype(np.int64), ((0, 0), (1, 1)), constant_values=((0, 0), (self.cls, self.sep)))
 
-    def training_batch(self, step, batch_size, mlm_prob, seed, first=0, every=1):
+    def training_batch(self, step, batch_size, mlm_prob, seed, rank=0, world_size=1):
         """Batch `step` of an endless course over the blocks, in a new order and under new masks each time round
         (Liu et al. 2019, "dynamic masking"): (input_ids, labels), each (batch_size, max_length) int64 tensors.
         first, every: only these of the rows, what one of several processes works on."""
-        rows = range(first, batch_size, every)
+        rows = range(rank, batch_size, world_size)
         places = [divmod(step * batch_size + row, self.count) for row in rows]
         return self.masked([shuffled(self.count, seed, epoch)[place] for epoch, place in places],
                            mlm_prob, [(MASKS, seed, step, row) for row in rows])

@@ -1,125 +1,91 @@
-"""The triple loss of DistilBERT: three formulas, their weights, and their evaluation in chunks of tokens.
+"""Knowledge distillation for BERT: what the student minimises.
 
-Each formula is the mean of one term per token, over the tokens it is given: padding is left out by the caller,
-and logits come in full precision. Edit them freely; gradients come from autograd.
-A formula names what it wants as its arguments: student_logits, teacher_logits (tokens, vocab), labels (tokens);
-or student_hidden, teacher_hidden (tokens, hidden), of the last layer; or student_states, teacher_states (layers, tokens, hidden), of
-each of the student's layers and the teacher's layer that it was copied from; and temperature. A line in TERMS makes it a loss.
-Sanh et al. 2019 (arXiv:1910.01108), section 3. Read next: pretrain.py, which calls them.
+Teacher and student read the same masked text. The student minimises the triple loss of DistilBERT
+(Sanh et al. 2019, arXiv:1910.01108, section 3):
+
+    L     = 5 L_ce + 2 L_mlm + 1 L_cos
+
+    L_ce  = T² · mean over all tokens of     KL(t || s) = Σ_w t_w (log t_w - log s_w)
+    L_mlm =      mean over masked tokens of  - log p_y, where y is the true word
+    L_cos =      mean over all tokens of     1 - cos(h_s, h_t)
+
+    t = softmax(teacher's logits / T)    over the words w of the vocabulary, at temperature T = 2
+    s = softmax(student's logits / T)    at the same temperature
+    p = softmax(student's logits)        at temperature 1
+    h_s, h_t                             the last hidden states of student and teacher
+
+Why soft targets teach more than labels. For "the dogs chased the [MASK]" the label says: cat. The
+teacher says: cat, but fox or ball are nearly as good, and "of" is impossible. Each token thus
+tells the student how thousands of words relate to its context, where a label names one word, and
+only at masked positions. T: a trained teacher gives its first choice nearly all the probability,
+and the rest would hardly count in the loss. Dividing the logits by T > 1 brings the rest out. It
+also divides the gradient by about T², so the loss is multiplied by T² (Hinton et al. 2015,
+arXiv:1503.02531, section 2). The teacher runs without dropout (`eval()`): with it, the targets
+would be those of a different, thinned and weaker network at every step, and mostly noise.
+
+The paper's L_ce is the cross-entropy - Σ t log s. The KL divergence differs from it by the
+entropy of t, which does not depend on the student. Read next: model.py.
 """
+from inspect import signature
+
 import torch
 import torch.nn.functional as F
 
 
-def mlm_loss(student_logits, labels):
-    """Masked language modelling: cross-entropy with the true word at the masked positions. The paper's L_mlm, BERT's own.
+def distillation_loss(student_logits, teacher_logits, temperature):
+    """L_ce: T² KL(teacher || student), mean over tokens. Both logits: (tokens, vocab)."""
+    log_s = F.log_softmax(student_logits / temperature, dim=-1)
+    log_t = F.log_softmax(teacher_logits / temperature, dim=-1)
+    t = log_t.exp()
+    kl = (t * (log_t - log_s)).sum() / len(t)  # sum over the vocabulary, mean over tokens
+    return temperature ** 2 * kl
 
-    student_logits: (tokens, vocab). labels: (tokens), the true word's id, or -100 where nothing was masked."""
+
+def mlm_loss(student_logits, labels):
+    """L_mlm: cross-entropy with the true words, mean over masked tokens (Devlin et al. 2018).
+
+    student_logits: (tokens, vocab). labels: (tokens), the true word, -100 where not masked."""
     return F.cross_entropy(student_logits, labels, ignore_index=-100)
 
 
-def distillation_loss(student_logits, teacher_logits, temperature):
-    """How far the student's softened distribution is from the teacher's: KL(teacher || student) T^2. The paper's L_ce.
-
-    It differs from the paper's cross-entropy, - sum t_i log s_i, by the teacher's entropy, which has no gradient.
-    T^2 keeps the gradient's size when T changes (Hinton et al. 2015, arXiv:1503.02531, section 2).
-    Both logits: (tokens, vocab)."""
-    student = F.log_softmax(student_logits / temperature, dim=-1)
-    teacher = F.log_softmax(teacher_logits / temperature, dim=-1)
-    kl = F.kl_div(student, teacher, log_target=True, reduction="batchmean")  # sum over the vocabulary, mean over tokens
-    return kl * temperature ** 2
-
-
 def cosine_loss(student_hidden, teacher_hidden):
-    """Aligns the directions of the last hidden states: 1 - cos, token by token. L_cos of the paper.
-
-    Both: (tokens, hidden)."""
+    """L_cos: 1 - cosine similarity, mean over tokens. Both hidden states: (tokens, hidden)."""
     return (1 - F.cosine_similarity(student_hidden, teacher_hidden, dim=-1)).mean()
 
 
-def masked_distillation_loss(student_logits, teacher_logits, labels, temperature):
-    """distillation_loss at the masked positions alone, as the authors' flag --restrict_ce_to_mask has it."""
-    masked = labels != -100
-    student = F.log_softmax(student_logits / temperature, dim=-1)
-    teacher = F.log_softmax(teacher_logits / temperature, dim=-1)
-    kl = F.kl_div(student, teacher, log_target=True, reduction="none").sum(-1)  # (tokens)
-    return temperature ** 2 * (kl * masked).sum() / masked.sum()
-
-
-def all_layers_cosine_loss(student_states, teacher_states):
-    """cosine_loss of every layer. Both: (layers, tokens, hidden)."""
-    return (1 - F.cosine_similarity(student_states, teacher_states, dim=-1)).mean()
-
-
-# name: (formula, weight); the weights are alpha_ce, alpha_mlm and alpha_cos of the authors' published training command.
-# A line more is a loss more, with the flags --use_NAME and --alpha_NAME; of weight 0 it is off until a flag says otherwise.
+# name: (formula, weight). Each line is one loss, with its flags --use_NAME and --alpha_NAME.
+# A loss function receives the inputs named in its signature. Weight 0: off unless a flag asks.
 LOSSES = {
     "ce": (distillation_loss, 5.0),
     "mlm": (mlm_loss, 2.0),
     "cos": (cosine_loss, 1.0),
-    "ce_masked": (masked_distillation_loss, 0.0),
-    "cos_all": (all_layers_cosine_loss, 0.0),
 }
 WEIGHTS = {name: weight for name, (_, weight) in LOSSES.items() if weight}
 
 
-def sum_over_chunks(terms, weights, chunk_tokens, hidden, matrix, bias):
-    """(total, values) of the losses on logits = hidden @ matrix.T + bias, summed over chunks of tokens.
-
-    (tokens x 30,522) logits and their gradient would be by far the largest tensors of the training; so one chunk of
-    them exists at a time. hidden: (tokens, hidden). matrix: (vocab, hidden). bias: (vocab).
-    terms(logits (chunk, vocab), rows) -> (terms,), the losses of the slice `rows` of the tokens; weights: (terms,).
-    total: a scalar, the weighted sum, which has a gradient; values: (terms,), which have none. chunk_tokens 0: all at once."""
-    if not torch.is_grad_enabled():  # inside a Function this cannot be asked any more
-        hidden, matrix, bias = hidden.detach(), matrix.detach(), bias.detach()
-    return SumOverChunks.apply(terms, weights, chunk_tokens, hidden, matrix, bias)
+def call(formula, inputs):
+    """The formula's value on those of the inputs, {name: value}, that its signature names."""
+    return formula(**{name: inputs[name] for name in signature(formula).parameters})
 
 
-def cast_once(*tensors):
-    """The tensors in autocast's precision, if it is on: what several matrix products share is not cast for each."""
-    device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
-        return tensors
-    return tuple(x.to(torch.get_autocast_dtype(device)) for x in tensors)
+def triple_loss(student, teacher, input_ids, labels, weights=WEIGHTS, temperature=2.0,
+                attention_mask=None):
+    """The objective as defined above: (weighted sum of the losses, {name: loss}).
 
-
-def in_fp32(logits):
-    """bf16 as fp32, for softmax and losses; fp32 and fp64 as they are."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-class SumOverChunks(torch.autograd.Function):
-    """sum_over_chunks and its gradient, which the forward pass already takes, chunk by chunk: of the losses by autograd,
-    whatever their formulas, and of the linear map by its matrix products. It touches no .grad of anything."""
-
-    @staticmethod
-    def forward(ctx, terms, weights, chunk_tokens, hidden, matrix, bias):
-        differentiate = any(ctx.needs_input_grad)
-        inputs = hidden, matrix, bias
-        hidden, matrix, bias = cast_once(*inputs)
-        if differentiate:
-            grad_hidden, grad_matrix, grad_bias = (torch.zeros_like(x) for x in inputs)
-        values, chunk_tokens = torch.zeros_like(weights), chunk_tokens or len(hidden) or 1
-        for start in range(0, len(hidden), chunk_tokens):
-            rows = slice(start, start + chunk_tokens)
-            logits = F.linear(hidden[rows], matrix, bias).requires_grad_(differentiate)  # (chunk, vocab)
-            with torch.set_grad_enabled(differentiate):
-                of_chunk = terms(logits, rows)
-                total_of_chunk = (weights * of_chunk).sum()
-            values += of_chunk.detach()
-            if differentiate:
-                grad_logits, = torch.autograd.grad(total_of_chunk, logits)
-                grad_hidden[rows] = grad_logits @ matrix
-                grad_bias += grad_logits.sum(0, dtype=grad_bias.dtype)
-                if grad_matrix.dtype == grad_logits.dtype:
-                    grad_matrix.addmm_(grad_logits.T, hidden[rows])
-                else:  # products in bf16, their sum over the chunks in fp32
-                    grad_matrix += grad_logits.T @ hidden[rows]
-        if differentiate:
-            ctx.save_for_backward(grad_hidden, grad_matrix, grad_bias)
-        ctx.mark_non_differentiable(values)
-        return (weights * values).sum(), values
-
-    @staticmethod
-    def backward(ctx, grad_total, _):
-        return None, None, None, *(grad * grad_total for grad in ctx.saved_tensors)
+    student, teacher: MaskedLM, the teacher in eval mode. input_ids, labels, attention_mask (0 at
+    padding, which is left out): (batch, length). weights: {name in LOSSES: weight}.
+    Training computes the same in less memory: support/chunked_loss.py."""
+    real = slice(None) if attention_mask is None else attention_mask.flatten().bool()
+    with torch.no_grad():  # the teacher is not trained
+        teacher_hidden = teacher.bert(input_ids, attention_mask).flatten(0, 1)[real]
+        teacher_logits = teacher.logits(teacher_hidden)
+    student_hidden = student.bert(input_ids, attention_mask).flatten(0, 1)[real]  # (tokens, hidden)
+    student_logits = student.logits(student_hidden)  # (tokens, vocab)
+    inputs = {
+        "student_logits": student_logits, "teacher_logits": teacher_logits,
+        "student_hidden": student_hidden, "teacher_hidden": teacher_hidden,
+        "labels": labels.flatten()[real], "temperature": temperature,
+    }
+    losses = {name: call(LOSSES[name][0], inputs) for name in weights}
+    total = sum(weights[name] * loss for name, loss in losses.items())
+    return total, losses

@@ -1,13 +1,12 @@
-"""What can go wrong and be said in one line: bad input, and signals."""
-
+"""The two ways in which a command ends early: bad input, and a signal."""
 
 
 class InputError(Exception):
-    """Something the user can mend: one line that says what is wrong, where, and what to do."""
+    """An error that the user can fix: one line with what is wrong, where, and what to do."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM, and where that leaves things."""
+    """SIGINT or SIGTERM. number: the signal's. message: how to resume."""
 
     def __init__(self, number, message="interrupted"):
         super().__init__(message)
@@ -15,4 +14,5 @@ class Interrupted(KeyboardInterrupt):
 
 
 def interrupt(number, frame):
+    """A signal handler that raises Interrupted."""
     raise Interrupted(number)

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, locks, JSON."""
+"""Files that are written whole or not at all; locks; JSON."""
 import contextlib
 import fcntl
 import json
@@ -10,7 +10,9 @@ from support.errors import InputError
 
 @contextlib.contextmanager
 def atomic_write(path):
-    """A binary file to write to. When the block ends it takes its name, and is on the disk for good; if it fails, nothing is there."""
+    """A binary file to write to. When the block ends it is synced and gets its name.
+
+    If the block fails, no file is left."""
     temporary = Path(f"{path}.tmp{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
@@ -19,7 +21,8 @@ def atomic_write(path):
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        cause = error if isinstance(error, OSError) else error.__context__  # torch.save makes a RuntimeError of a full disk
+        # torch.save turns the OSError of a full disk into a RuntimeError.
+        cause = error if isinstance(error, OSError) else error.__context__
         if isinstance(cause, OSError):
             raise OSError(cause.errno, cause.strerror, str(path)) from None
         raise
@@ -33,38 +36,12 @@ def write_file(path, data):
         file.write(data.encode() if isinstance(data, str) else data)
 
 
-def lock_file(path, wait=False):
-    """Open a file to append to, unbuffered, locked until it is closed or this process ends, in whatever way.
-
-    wait: for its lock, if another process has it. Else raises InputError."""
-    while True:
-        file = open(path, "ab", buffering=0)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            file.close()
-            raise InputError(f"{Path(path).parent}: another process is at work in this folder; wait for it, or choose another "
-                             "--out_dir") from None
-        except OSError:  # a file system without locks
-            return file
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.stat(path), os.fstat(file.fileno())):
-                return file
-        file.close()  # whoever held it has renamed or removed it
-
-
-def write_all(file, data):
-    """Write bytes to an unbuffered file."""
-    while data:
-        data = data[file.write(data):]
-
-
 def write_json(path, value):
     write_file(path, json.dumps(value, indent=2) + "\n")
 
 
 def read_json(path):
-    """The object in a JSON file. Raises InputError if it is not there or not a JSON object."""
+    """The object in a JSON file. Raises InputError if there is none."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -74,3 +51,31 @@ def read_json(path):
     if not isinstance(value, dict):
         raise InputError(f"{path}: not a JSON object")
     return value
+
+
+def write_all(file, data):
+    """Write bytes to an unbuffered file, whose write may take only some of them."""
+    while data:
+        data = data[file.write(data):]
+
+
+def lock_file(path, wait=False):
+    """Open a file for appending, unbuffered, and lock it.
+
+    The lock lasts until the file is closed or this process ends, however it ends. If another
+    process has it: wait for it, or raise InputError."""
+    mode = fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)
+    while True:
+        file = open(path, "ab", buffering=0)
+        try:
+            fcntl.flock(file, mode)
+        except BlockingIOError:
+            file.close()
+            raise InputError(f"{Path(path).parent}: another process is at work in this folder; "
+                             "wait for it, or choose another --out_dir") from None
+        except OSError:  # a file system without locks
+            return file
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(path), os.fstat(file.fileno())):
+                return file
+        file.close()  # its previous owner has renamed or removed it: try again

@@ -1,4 +1,4 @@
-"""A pool of processes that end with the one that started them."""
+"""A pool of processes that end with the process that started them."""
 import contextlib
 import os
 import signal
@@ -11,11 +11,13 @@ from support.errors import InputError
 
 
 @contextlib.contextmanager
-def process_pool(count, killed, begin, *arguments):
-    """A pool of so many processes, each of which starts with begin(*arguments). If the block fails they are ended (SIGTERM).
+def process_pool(count, killed, initializer, *arguments):
+    """A pool of `count` processes, each of which starts with initializer(*arguments).
 
-    Raises InputError, with the line `killed`, if one of them was killed."""
-    with ProcessPoolExecutor(count, get_context("spawn"), begin_in_pool, (begin, *arguments)) as pool:
+    If the block fails, they get SIGTERM. Raises InputError with the message `killed` if one of
+    them was killed."""
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(count, spawn, join_pool, (initializer, *arguments)) as pool:
         try:
             yield pool
         except BaseException as error:
@@ -27,8 +29,13 @@ def process_pool(count, killed, begin, *arguments):
             raise
 
 
-def begin_in_pool(begin, *arguments):
-    """Make this process one of a pool: gone as soon as the process that started it is."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the first one ends the others
-    threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
-    begin(*arguments)
+def join_pool(initializer, *arguments):
+    """Make this process one of a pool: it ends as soon as its parent does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends the others
+    threading.Thread(target=exit_with_parent, daemon=True).start()
+    initializer(*arguments)
+
+
+def exit_with_parent():
+    parent_process().join()
+    os._exit(1)

@@ -1,4 +1,15 @@
-"""A run in progress: its log, checkpoints, signals. The same for both loops."""
+"""A run in progress: its log, its checkpoints, signals. The bookkeeping of both training loops.
+
+    first_step = run.resume(model, optimizer)
+    with run.steps(batches, first_step, steps) as progress:
+        for step, batch in progress:
+            ...
+            run.after_step(step, losses)
+
+Batches, masks and dropout follow from seed and step. So a checkpoint is the weights, the
+optimizer's state and a step; a run that was killed, at any moment and any number of times, ends in
+the same bytes as one that was not. The run's folder, and what may be in it: run_folder.py.
+"""
 import contextlib
 import functools
 import json
@@ -13,103 +24,150 @@ from pathlib import Path
 
 import torch
 
-from support.distributed import (
-    WORLD_SIZE,
-    all_reduce_max,
-    all_reduce_sum,
-    barrier,
-    broadcast,
-)
+from support.distributed import (WORLD_SIZE, all_reduce_max, all_reduce_mean, barrier, broadcast,
+                                 progress_bar)
 from support.errors import InputError, Interrupted
 from support.files import atomic_write, write_all, write_json
 from support.weight_files import read_torch_file
 
 OTHER_CODE = "the code has changed"
+CHECKPOINT_FIELDS = {"step": int, "model": dict, "optimizer": dict, "log_bytes": int,
+                     "seconds": float, "figures": dict, "sittings": list, "made_with": dict}
 
 
 def learning_rate(step, steps, peak, warmup):
-    """The rate of step 0 .. steps - 1: linear from 0 to peak over the share `warmup` of the steps, then linear to 0."""
+    """The rate of step 0 .. steps - 1: linear warm-up over a share of the steps, then linear decay.
+
+    warmup: this share, 0 to 1. peak: the highest rate."""
     warmup_steps = max(1, round(steps * warmup))
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
     return peak * (steps - step) / max(1, steps - warmup_steps)
 
 
-def read_checkpoint(path):
-    """What Run.save wrote. Raises InputError if it is damaged."""
-    checkpoint = read_torch_file(path)
-    wanted = {"step": int, "model": dict, "optimizer": dict, "log_bytes": int, "seconds": float, "figures": dict, "sittings": list,
-              "made_with": dict}
-    if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(key), kind) for key, kind in wanted.items()):
-        raise InputError(f"{path}: is no checkpoint of this program")
-    return checkpoint
-
-
-class Log:
-    """log.jsonl: one JSON object a line. file: None, if another process writes it."""
-
-    def __init__(self, file):
-        self.file = file
-
-    def write(self, **values):
-        if self.file:
-            write_all(self.file, (json.dumps(values) + "\n").encode())
-
-
 class Run:
-    """A run in progress. log: its log.jsonl. figures: what it must not forget, kept in the checkpoint and in run.json."""
+    """A run in progress in the folder args.out_dir.
+
+    record: facts that must survive an interruption; they are kept in the checkpoint and end up in
+    run.json. On ranks other than 0, log_file is None, and nothing is written."""
 
     def __init__(self, args, fingerprint, log_file, checkpoint):
-        self.args, self.fingerprint, self.checkpoint, self.log = args, fingerprint, checkpoint, Log(log_file)
+        """fingerprint: see run_folder.differences. checkpoint: what read_checkpoint gives, or
+        None."""
+        self.args, self.fingerprint, self.checkpoint = args, fingerprint, checkpoint
         self.path = Path(args.out_dir) / "checkpoint.pt"
-        self.came = self.signal = 0  # the number of a signal that came to this process, and that the processes have agreed on
-        self.step = None  # that of the checkpoint on disk
-        self.figures, self.resumes, self.started = {}, [], time.monotonic()
+        self.log = Log(log_file)
+        self.signal_here = 0  # the number of a signal that reached this process
+        self.signal = 0       # and of one that all ranks know of
+        self.step = None      # of the last checkpoint
+        self.record, self.resumes = {}, []
+        self.started = self.saved = time.monotonic()
+        self.recent_losses = []
         if checkpoint:
-            self.step, self.figures, self.resumes = checkpoint["step"], checkpoint["figures"], checkpoint["sittings"]
+            self.step, self.record = checkpoint["step"], checkpoint["figures"]
+            self.resumes = checkpoint["sittings"]
             self.started -= checkpoint["seconds"]
             self.note_what_changed()
         if log_file:
-            log_file.truncate(min(checkpoint["log_bytes"] if checkpoint else 0, os.fstat(log_file.fileno()).st_size))
-        self.saved = time.monotonic()
+            length = checkpoint["log_bytes"] if checkpoint else 0
+            log_file.truncate(min(length, os.fstat(log_file.fileno()).st_size))
 
     def note_what_changed(self):
-        """Under other code, another torch, other threads the rounding is another: say so, now and in run.json."""
-        then, now, old_code = self.checkpoint["made_with"], environment(self.args), self.checkpoint["made_of"].get("code", "")
-        changed = [f"{key} was {then.get(key)}, is now {now[key]}" for key in ("torch", "device", "cpu", "threads", "processes") if then.get(key) != now[key]]
-        if old_code.split()[-1:] != self.fingerprint.get("code", "").split():
+        """Other code, another torch or other threads round differently: say so, and record it."""
+        then, now = self.checkpoint["made_with"], environment(self.args)
+        changed = [f"{key} was {then.get(key)}, is now {now[key]}"
+                   for key in ("torch", "device", "cpu", "threads", "processes")
+                   if then.get(key) != now[key]]
+        old_code = self.checkpoint["made_of"].get("code", "")
+        new_code = self.fingerprint.get("code", "")
+        if old_code.split()[-1:] != new_code.split():
             changed.append(OTHER_CODE)
-        if old_code != self.fingerprint.get("code", ""):  # neither this code's run nor the other's: up to date for none
-            self.fingerprint = {**self.fingerprint, "code": old_code + (f" {self.fingerprint['code']}" if OTHER_CODE in changed else "")}
+        if old_code != new_code:  # a mixture: up to date for neither code
+            mixture = old_code + (f" {new_code}" if OTHER_CODE in changed else "")
+            self.fingerprint = {**self.fingerprint, "code": mixture}
         self.resumes.append({"from_step": self.step, "changed": changed})
-        print(f"{self.args.out_dir}: goes on from step {self.step}" + (
-            f" under other conditions ({'; '.join(changed)}): no longer exactly the uninterrupted run" if changed else ""), flush=True)
+        message = f"{self.args.out_dir}: resumes from step {self.step}"
+        if changed:
+            message += (f" under other conditions ({'; '.join(changed)}): not exactly the result "
+                        "of an uninterrupted run")
+        print(message, flush=True)
+
+    # -- In the loop --
 
     def resume(self, model, optimizer):
-        """Load the checkpoint, if there is one. Returns how many steps are done."""
+        """Load the checkpoint, if there is one. Returns the number of steps done."""
+        self.model, self.optimizer = model, optimizer
         if not self.checkpoint:
             return 0
         try:
             model.load_state_dict(self.checkpoint["model"])
             optimizer.load_state_dict(self.checkpoint["optimizer"])
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{self.path}: does not fit this run ({error}); delete it, or add --overwrite, to start again") from None
-        self.checkpoint = None  # its memory is free again
+            raise InputError(f"{self.path}: does not fit this run ({error}); delete it, or add "
+                             "--overwrite, to start again") from None
+        self.checkpoint = None  # frees its memory
         return self.step
 
     @contextlib.contextmanager
+    def steps(self, batches, first_step, steps):
+        """Gives the iterable of (step, batch), with a progress bar; signals wait for after_step."""
+        self.last_step = steps - 1
+        name = "/".join(Path(self.args.out_dir).parts[-3:])
+        with self.defer_signals(), progress_bar(batches, total=steps, initial=first_step,
+                                                desc=name, unit="step") as self.progress:
+            yield enumerate(self.progress, first_step)
+
+    def after_step(self, step, losses, **also_logged):
+        """Log the step, write a checkpoint, end the run after a signal: each when it is time.
+
+        losses: {name: scalar tensor}, the same names at every step. They stay on the device; only
+        a line of the log or a checkpoint waits for them. also_logged: more for the log's line.
+        Raises InputError if a loss or a weight is not finite, Interrupted after a signal."""
+        self.recent_losses.append({name: loss.detach() for name, loss in losses.items()})
+        should_log = step % self.args.log_every == 0 or step == self.last_step
+        should_save = self.should_save(step + 1)
+        if should_log or should_save:
+            values = self.check_losses(step)
+        if should_log:
+            lr = self.optimizer.param_groups[0]["lr"]
+            self.log.write(step=step, **also_logged, lr=lr, **values)
+            shown = {name: f"{value:.3f}" for name, value in values.items()}
+            self.progress.set_postfix(shown, refresh=False)
+        if should_save:
+            self.save(step + 1)
+
+    def check_losses(self, step):
+        """{name: loss} of `step`, as numbers: the mean over the ranks.
+
+        Raises InputError if a loss of this or an earlier step is not finite."""
+        recent, self.recent_losses = self.recent_losses, []
+        names = list(recent[0])
+        table = torch.stack([torch.stack([losses[name] for name in names]) for losses in recent])
+        table = all_reduce_mean(table)
+        for number, row in enumerate(table, step - len(recent) + 1):
+            if not all(map(math.isfinite, row)):
+                values = ", ".join(f"{name} {value:.4g}" for name, value in zip(names, row))
+                raise InputError(f"step {number}: the loss is not a finite number any more "
+                                 f"({values}); {self.last_good()}")
+        return dict(zip(names, table[-1]))
+
+    # -- Signals --
+
+    @contextlib.contextmanager
     def defer_signals(self):
-        """Within, SIGINT or SIGTERM lets the step end, and must_save is true (of all processes, if one of them gets it). One that
-        comes later than a second after it does not wait (at once, it is the same one: a process can get it from its group and from
-        the process that started it)."""
-        came = None
+        """Within the block SIGINT and SIGTERM let the step end; should_save is then true.
+
+        A second signal more than a second later ends the process at once. (Within a second it
+        is the same one: it may come from the process group and from the parent.)"""
+        first_came = None
 
         def remember(number, frame):
-            nonlocal came
-            came = came or time.monotonic()
-            if time.monotonic() - came > 1 and not multiprocessing.parent_process():  # one of several runs side by side gets more
+            nonlocal first_came
+            first_came = first_came or time.monotonic()
+            in_pool = multiprocessing.parent_process()  # the parent repeats the signal
+            if time.monotonic() - first_came > 1 and not in_pool:
                 raise Interrupted(number)
-            self.came = number
+            self.signal_here = number
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         for number, handler in before.items():
             if handler is not signal.SIG_IGN:
@@ -119,79 +177,127 @@ class Run:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-        self.signal, = all_reduce_max(self.came)
+        self.signal, = all_reduce_max(self.signal_here)
         if self.signal:  # it came after the last step
             raise Interrupted(self.signal)
 
-    def should_save(self, steps_done):
-        """Whether it is time for a checkpoint: one answer of all processes."""
-        by_steps = self.args.checkpoint_steps and steps_done % self.args.checkpoint_steps == 0
-        self.signal, by_time = all_reduce_max(self.came, time.monotonic() - self.saved >= 60 * self.args.checkpoint_minutes)
-        return bool(self.signal or by_steps or by_time)
+    # -- Checkpoints --
 
-    def save(self, steps_done, model, optimizer):
-        """Write checkpoint.pt, whole or not at all. Raises Interrupted if a signal asked for the end of the run, and InputError
-        if the weights are not finite: the last checkpoint is a good one."""
-        if not all(parameter.isfinite().all() for parameter in model.parameters()):
-            raise InputError(f"step {steps_done - 1}: the weights are not finite numbers any more; {self.last_good()}")
+    def should_save(self, steps_done):
+        """Whether it is time for a checkpoint. All ranks get the same answer."""
+        every = self.args.checkpoint_steps
+        minutes = (time.monotonic() - self.saved) / 60
+        is_late = minutes >= self.args.checkpoint_minutes
+        self.signal, is_late = all_reduce_max(self.signal_here, is_late)
+        return bool(self.signal or is_late or (every and steps_done % every == 0))
+
+    def save(self, steps_done):
+        """Write checkpoint.pt, whole or not at all.
+
+        Raises Interrupted if a signal asked for the end of the run, and InputError if the weights
+        are not finite: the checkpoint on disk stays a good one."""
+        if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
+            raise InputError(f"step {steps_done - 1}: the weights are not finite numbers any "
+                             f"more; {self.last_good()}")
         if self.log.file:
             os.fsync(self.log.file.fileno())
+            checkpoint = {
+                "step": steps_done,
+                "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "log_bytes": os.fstat(self.log.file.fileno()).st_size,
+                "seconds": time.monotonic() - self.started,
+                "figures": self.record, "sittings": self.resumes,
+                "arguments": json.loads(json.dumps(vars(self.args))),
+                "made_of": self.fingerprint, "made_with": environment(self.args)}
             with atomic_write(self.path) as file:
-                torch.save({"step": steps_done, "model": model.state_dict(), "optimizer": optimizer.state_dict(),
-                            "log_bytes": os.fstat(self.log.file.fileno()).st_size, "seconds": time.monotonic() - self.started,
-                            "figures": self.figures, "sittings": self.resumes, "arguments": json.loads(json.dumps(vars(self.args))),
-                            "made_of": self.fingerprint, "made_with": environment(self.args)}, file)
-        barrier()  # nobody goes on, or ends and has torchrun end the others, before it is written
+                torch.save(checkpoint, file)
+        barrier()  # no rank may end, and have torchrun end the others, before it is written
         self.step, self.saved = steps_done, time.monotonic()
         if self.signal:
             raise Interrupted(self.signal)
 
-    def check_losses(self, recent, step):
-        """{term: number} of `step`. recent: [{term: scalar tensor, of this process's rows}] of the last steps, that one being the last.
-
-        This is where the device is waited for. Raises InputError if a loss is not finite."""
-        table = all_reduce_sum(torch.stack([torch.stack([*terms.values()]) for terms in recent])).tolist()
-        for number, row in enumerate(table, step - len(recent) + 1):
-            if not all(map(math.isfinite, row)):
-                figures = ", ".join(f"{name} {value:.4g}" for name, value in zip(recent[0], row))
-                raise InputError(f"step {number}: the loss is not a finite number any more ({figures}); {self.last_good()}")
-        return dict(zip(recent[0], table[-1]))
-
     def last_good(self):
-        return (f"the last good checkpoint is that of {self.step} steps" if self.step else "there is no checkpoint yet") + (
-            "; lower --lr, with --overwrite or another --out_dir")
+        """What a message about a diverged run says of the way back."""
+        where = "there is no checkpoint yet"
+        if self.step:
+            where = f"the last good checkpoint is that of step {self.step}"
+        return f"{where}; lower --lr, with --overwrite or another --out_dir"
 
     def resume_hint(self):
-        return f"the same command goes on from step {self.step}" if self.step and self.path.exists() else "the same command starts the run again"
+        """What the same command would do, by what is on disk.
 
-    def finish(self, **figures):
-        """Write run.json, the last file of a run: its presence says that the run is complete. Returns what it holds."""
-        record = {"arguments": vars(self.args), "made_of": self.fingerprint, **self.figures, **figures,
-                  "seconds": round(time.monotonic() - self.started, 1), "made_with": environment(self.args)}
+        Another rank may have written a checkpoint that this one has not heard of."""
+        step = step_on_disk(self.path)
+        if step:
+            return f"the same command resumes from step {step}"
+        return "the same command starts the run again"
+
+    def finish(self, **results):
+        """Write run.json, the last file of a run: its presence says that the run is complete.
+
+        Returns what it holds."""
+        record = {"arguments": vars(self.args), "made_of": self.fingerprint, **self.record,
+                  **results, "seconds": round(time.monotonic() - self.started, 1),
+                  "made_with": environment(self.args)}
         if self.resumes:
             record["resumed"] = self.resumes
         if self.log.file:
             write_json(self.path.parent / "run.json", record)
             for name in ("checkpoint.pt", "started.json"):
                 (self.path.parent / name).unlink(missing_ok=True)
-        return broadcast(record)  # and with it the others know that all is written
+        return broadcast(record)  # by which the other ranks know that all is written
+
+
+class Log:
+    """log.jsonl: one JSON object per line. file: None on ranks other than 0."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def write(self, **values):
+        if self.file:
+            write_all(self.file, (json.dumps(values) + "\n").encode())
+
+
+def read_checkpoint(path):
+    """What Run.save wrote. Raises InputError if it is damaged."""
+    checkpoint = read_torch_file(path)
+    if isinstance(checkpoint, dict):
+        fits = all(isinstance(checkpoint.get(name), kind)
+                   for name, kind in CHECKPOINT_FIELDS.items())
+        if fits:
+            return checkpoint
+    raise InputError(f"{path}: not a checkpoint of this program")
+
+
+def step_on_disk(path):
+    """The step of the checkpoint in this file; None if there is none that can be read.
+
+    Memory-mapped: the weights are not read."""
+    try:
+        return torch.load(path, weights_only=True, mmap=True)["step"]
+    except Exception:  # torch raises many kinds; this only words a message
+        return None
 
 
 def environment(args):
     """What a run's rounding depends on, besides its arguments and its code."""
     device = vars(args).get("device", "cpu")
-    return {"commit": git_commit(), "python": platform.python_version(), "torch": str(torch.__version__),
+    return {"commit": git_commit(), "python": platform.python_version(),
+            "torch": str(torch.__version__),
             "device": torch.cuda.get_device_name() if device == "cuda" else device,
-            "cpu": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads(), "processes": WORLD_SIZE}
+            "cpu": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads(),
+            "processes": WORLD_SIZE}
 
 
 @functools.cache
 def git_commit():
-    """The commit of the code, "+" behind it if files differ from it; None outside a git checkout."""
+    """The commit of the code, with "+" if files differ from it; None outside a git checkout."""
     def git(*words):
         command = ("git", "-C", Path(__file__).parent, *words)
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -1,0 +1,73 @@
+"""What a task is to finetune.py's loop: its examples, a new model, and rows with their targets."""
+import numpy as np
+
+from data import encode
+from load_hf_weights import load_model, load_tokenizer
+from model import Classifier, SpanModel
+from support import squad, tasks
+from support.errors import InputError
+from support.tasks import TASKS
+
+
+def reader(task):
+    """The module whose read_train and read_dev know this task's files."""
+    return squad if task == "squad" else tasks
+
+
+def label_names(task):
+    """The names of a Classifier's outputs, in order."""
+    return list((TASKS[task].labels or {"score": "score"}).values())
+
+
+def new_model(folder, task):
+    """A model for this task with a folder's encoder, and a head that starts at random.
+
+    Its random numbers are torch's: seed them before. Raises InputError."""
+    if task == "squad":
+        return load_model(folder, SpanModel, new=("qa_outputs",))
+    num_labels = len(label_names(task))
+    return load_model(folder, Classifier, new=("pooler", "classifier"), num_labels=num_labels)
+
+
+def load_teacher(folder, task, tokenizer):
+    """A model fine-tuned on this task, with the same labels and the same tokens.
+
+    Raises InputError."""
+    teacher = load_model(folder, SpanModel if task == "squad" else Classifier)
+    names = label_names(task)
+    labels = teacher.config.id2label or {}
+    in_order = [labels[key] for key in sorted(labels, key=int)]
+    if task != "squad" and in_order != names:
+        found = ", ".join(labels.values()) or "nameless classes"
+        raise InputError(f"--teacher {folder}: its labels are {found}, not {', '.join(names)}")
+    if load_tokenizer(folder).get_vocab() != tokenizer.get_vocab():
+        raise InputError(f"--teacher {folder}: its vocabulary differs from the model's")
+    return teacher.requires_grad_(False)
+
+
+def load_data(args):
+    """(training examples, {name of the set to score: examples}). Raises InputError."""
+    train_set = reader(args.task).read_train(args.task, args.data_dir)
+    if args.tune:
+        order = np.random.default_rng(0).permutation(len(train_set))
+        cut = len(train_set) - max(1, len(train_set) // 10)
+        dev_sets = {"train_tenth": [train_set[i] for i in order[cut:]]}
+        train_set = [train_set[i] for i in order[:cut]]
+    else:
+        dev_sets = reader(args.task).read_dev(args.task, args.data_dir)
+    if args.train_rows:
+        order = np.random.default_rng(1).permutation(len(train_set))
+        train_set = [train_set[i] for i in order[:args.train_rows]]
+    if args.task != "squad" and len({example.label for example in train_set}) < 2:
+        raise InputError(f"{args.data_dir}: the training rows of {args.task} all have the same "
+                         "label; nothing can be learned from them")
+    return train_set, dev_sets
+
+
+def training_rows(args, examples, tokenizer):
+    """(rows, targets): (input_ids, token_type_ids) of each row, and its class number, its score,
+    or its span (start, end)."""
+    if args.task == "squad":
+        return squad.training_rows(examples, tokenizer, args.max_length, args.stride)
+    rows = encode(examples, tokenizer, args.max_length)
+    return rows, [example.label for example in examples]
