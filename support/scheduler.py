@@ -4,6 +4,7 @@ A command is (module, arguments): pretrain or finetune, and the arguments of its
 knows what the experiment is about; that is ablation.py.
 """
 import contextlib
+import importlib
 import os
 import shlex
 import signal
@@ -16,7 +17,6 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-import finetune
 import pretrain
 from data import collate
 from load_hf_weights import load_tokenizer
@@ -170,7 +170,7 @@ def run_job(module, arguments, log_path):
 
     SIGTERM ends the process, after the step and a checkpoint."""
     signal.signal(signal.SIGTERM, interrupt)
-    module, started = sys.modules[module], time.monotonic()
+    module, started = importlib.import_module(module), time.monotonic()
     folder = option("--out_dir", arguments)
     archived_before = archived_versions(folder)
     try:
