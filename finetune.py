@@ -24,8 +24,15 @@ from model import Classifier
 from support import squad, tasks
 from support.cli import Parser, add_common_arguments, command_line, in_range, one_of, resolve
 from support.device import autocast
-from support.distributed import (RANK, WORLD_SIZE, all_gather, broadcast, process_group, shard,
-                                 wrap_ddp)
+from support.distributed import (
+    RANK,
+    WORLD_SIZE,
+    all_gather,
+    broadcast,
+    process_group,
+    shard,
+    wrap_ddp,
+)
 from support.errors import InputError
 from support.files import write_json
 from support.fingerprint import PROJECT, code_fingerprint, files_fingerprint
@@ -35,7 +42,6 @@ from support.seeds import DROPOUT, NEW_WEIGHTS, seed_torch
 from support.task_setup import label_names, load_data, load_teacher, new_model, training_rows
 from support.tasks import TASKS
 from support.training_run import learning_rate
-
 
 # ---- Metrics: (predictions, targets), two arrays of class numbers, equally long -> float ----
 

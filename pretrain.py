@@ -29,7 +29,6 @@ from support.run_folder import finished_run, open_run
 from support.seeds import DROPOUT, NEW_WEIGHTS, seed_torch
 from support.training_run import learning_rate
 
-
 # ---- The loop ----
 
 def train(args, objective, blocks, run):

@@ -1,0 +1,1 @@
+"""Everything that is not about distillation. README.md says in a line what each file is."""

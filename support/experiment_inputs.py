@@ -4,8 +4,8 @@ from pathlib import Path
 from load_hf_weights import load_model, load_tokenizer, read_config
 from model import chosen_layers
 from support import download, task_setup
-from support.download import fetch_model
 from support.corpus import text_files
+from support.download import fetch_model
 from support.errors import InputError
 
 

@@ -1,4 +1,4 @@
-"""Fingerprints of what a run was made from: the code that its command reaches, and the files it reads.
+"""Fingerprints of what a run was made from: the code that its command reaches, and its files.
 
 Comments, docstrings and layout of the code do not count, nor do the times of files.
 """

@@ -24,8 +24,14 @@ from pathlib import Path
 
 import torch
 
-from support.distributed import (WORLD_SIZE, all_reduce_max, all_reduce_mean, barrier, broadcast,
-                                 progress_bar)
+from support.distributed import (
+    WORLD_SIZE,
+    all_reduce_max,
+    all_reduce_mean,
+    barrier,
+    broadcast,
+    progress_bar,
+)
 from support.errors import InputError, Interrupted
 from support.files import atomic_write, write_all, write_json
 from support.weight_files import read_torch_file
