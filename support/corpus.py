@@ -117,7 +117,7 @@ def skip_line(text):
 
 
 def starts_document(file, start):
-    """Whether the line at this byte starts a document: it is the first, or follows an empty line."""
+    """Whether the line at this byte starts a document: it is first, or follows an empty line."""
     with open(file, "rb") as text:
         text.seek(max(0, start - (1 << 16)))
         before = text.read(min(start, 1 << 16))
