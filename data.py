@@ -16,7 +16,6 @@ import torch
 from support.errors import InputError
 from support.seeds import MASKS, ORDER
 
-
 # ---- Masking ----
 
 def mask_tokens(ids, rng, mlm_prob, special, mask, vocab_size):
