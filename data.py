@@ -1,9 +1,11 @@
-"""Batches: blocks of the corpus and their masks, the readers of GLUE and IMDb, rows of texts.
+"""What a training step reads: masked blocks of a corpus, or padded rows of a task.
 
-    python data.py --download cola,mrpc,imdb,wikitext-2 --data_dir FOLDER
+From top to bottom: BERT's masking, the corpus as packed blocks, the rows of a task as batches, and
+`prefetch`, which makes the next batch while the current one is in use. A batch is a pure function
+of (seed, step, row). So there is no state to save, and a resumed run sees the same batches.
 
-fetches the files themselves (download.py). A block and its mask are pure functions of (seed, step, row): no state, so nothing to save
-and nothing to lose. Read next: pretrain.py (blocks) and finetune.py (tasks).
+Blocks are used by pretrain.py, rows by finetune.py. The files themselves are read in support/:
+corpus.py, tasks.py and squad.py. Read next: load_hf_weights.py.
 """
 import functools
 from concurrent.futures import ThreadPoolExecutor
@@ -14,152 +16,206 @@ import torch
 from support.errors import InputError
 from support.seeds import MASKS, ORDER
 
+# ---- Masking ----
 
-def prefetch(batches, pin=False):
-    """The tuples of an iterator, each made by a thread while the one before it is in use.
+def mask_tokens(ids, rng, mlm_prob, special, mask, vocab_size):
+    """BERT's masking (Devlin et al. 2018, arXiv:1810.04805, section 3.1).
 
-    pin: their tensors go into page-locked memory, whose copy to a GPU need not be waited for."""
-    batches = iter(batches)
+    Each token that is not special is chosen with probability mlm_prob. Of the chosen tokens, 80 %
+    become [MASK], 10 % become a random token, and 10 % stay as they are. Fine-tuning never sees a
+    [MASK], so the model must not learn that only [MASK] is worth predicting.
 
-    def following():
-        batch = next(batches, None)
-        return tuple(x.pin_memory() for x in batch) if pin and batch else batch
-    with ThreadPoolExecutor(1) as thread:
-        made = thread.submit(following)
-        while batch := made.result():
-            made = thread.submit(following)
-            yield batch
+    ids: (length,) token ids. special: the ids that are never chosen. mask: the id of [MASK].
+    Returns (input_ids, labels), each (length,). labels hold the true id of each chosen token, and
+    -100, which the loss ignores, everywhere else.
+    """
+    chosen = (rng.random(ids.shape) < mlm_prob) & ~np.isin(ids, special)
+    draw = rng.random(ids.shape)
+    random_ids = rng.integers(vocab_size, size=ids.shape)
+
+    input_ids = np.where(chosen & (draw < 0.8), mask, ids)
+    input_ids = np.where(chosen & (draw >= 0.9), random_ids, input_ids)
+    labels = np.where(chosen, ids, -100)
+    return input_ids, labels
 
 
-# ---- The corpus in blocks ----
+# ---- The corpus as packed blocks ----
 
 class PackedBlocks:
-    """A corpus in blocks of max_length tokens: [CLS], max_length - 2 tokens of running text, [SEP]. No padding anywhere.
+    """A corpus as blocks of equal length: [CLS], max_length - 2 tokens of text, [SEP]. No padding.
 
-    Text runs on from line to line, and from a document's [SEP] into the next document ("full sentences" of Liu et al. 2019,
-    arXiv:1907.11692, section 4.2). What is left over at the very end, less than a block, is not used.
-    first, count: which of the corpus's blocks these are."""
+    The text continues from line to line, and from the [SEP] of one document into the next document
+    ("full sentences" of Liu et al. 2019, arXiv:1907.11692, section 4.2). A remainder at the very
+    end that does not fill a block is not used.
+
+    tokens: (tokens,) token ids, the array that support/corpus.py makes.
+    first, count: use `count` blocks of the corpus, from block `first` on. count=None: all the rest.
+    """
 
     def __init__(self, tokens, tokenizer, max_length, first=0, count=None):
         self.tokens, self.max_length, self.first = tokens, max_length, first
         self.count = len(tokens) // (max_length - 2) - first if count is None else count
-        self.cls, self.sep, self.mask = (tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]", "[MASK]"))
+        self.cls = tokenizer.token_to_id("[CLS]")
+        self.sep = tokenizer.token_to_id("[SEP]")
+        self.mask = tokenizer.token_to_id("[MASK]")
         self.vocab_size = tokenizer.get_vocab_size()
 
     def rows(self, numbers):
-        """(len(numbers), max_length) ids of these blocks, int64."""
+        """The blocks with these numbers: (len(numbers), max_length) token ids, int64.
+
+        Raises InputError if the array holds ids that the tokenizer does not have.
+        """
         width = self.max_length - 2
-        text = self.tokens[(np.asarray(numbers, dtype=np.int64)[:, None] + self.first) * width + np.arange(width)]
+        # int64, because positions in a corpus of over 4 billion tokens do not fit into 32 bits.
+        blocks = np.asarray(numbers, dtype=np.int64) + self.first
+        text = self.tokens[blocks[:, None] * width + np.arange(width)]  # (blocks, width)
         if text.size and text.max() >= self.vocab_size:
-            raise InputError(f"{getattr(self.tokens, 'filename', 'the corpus')}: damaged; delete it, and it is made again")
-        return np.pad(text.astype(np.int64), ((0, 0), (1, 1)), constant_values=((0, 0), (self.cls, self.sep)))
+            name = getattr(self.tokens, "filename", "the corpus")
+            raise InputError(f"{name}: damaged; delete it, and it is made again")
+
+        ids = np.empty((len(text), self.max_length), dtype=np.int64)
+        ids[:, 0], ids[:, 1:-1], ids[:, -1] = self.cls, text, self.sep
+        return ids
 
     def training_batch(self, step, batch_size, mlm_prob, seed, rank=0, world_size=1):
-        """Batch `step` of an endless course over the blocks, in a new order and under new masks each time round
-        (Liu et al. 2019, "dynamic masking"): (input_ids, labels), each (batch_size, max_length) int64 tensors.
-        first, every: only these of the rows, what one of several processes works on."""
-        rows = range(rank, batch_size, world_size)
-        places = [divmod(step * batch_size + row, self.count) for row in rows]
-        return self.masked([shuffled(self.count, seed, epoch)[place] for epoch, place in places],
-                           mlm_prob, [(MASKS, seed, step, row) for row in rows])
+        """Batch number `step`: (input_ids, labels), each (rows, max_length), int64 tensors.
+
+        Batches run through the blocks without end. Every epoch has a new order and new masks
+        ("dynamic masking", Liu et al. 2019, section 4.1).
+        rank, world_size: process `rank` of `world_size` gets every world_size-th of the batch_size
+        rows. Together, the processes see the same rows and masks as one process alone.
+        """
+        own_rows = range(rank, batch_size, world_size)
+        numbers = []
+        for row in own_rows:
+            epoch, place = divmod(step * batch_size + row, self.count)
+            numbers.append(block_order(self.count, seed, epoch)[place])
+        return self.masked(numbers, mlm_prob, [(MASKS, seed, step, row) for row in own_rows])
 
     def masked(self, numbers, mlm_prob, keys):
-        """These blocks, masked, each with the random numbers of its own key: (input_ids, labels)."""
-        pairs = [mask_tokens(ids, np.random.default_rng(key), mlm_prob, (self.cls, self.sep), self.mask, self.vocab_size)
-                 for ids, key in zip(self.rows(numbers), keys)]
-        return tuple(torch.from_numpy(np.stack(part)) for part in zip(*pairs))
+        """The blocks with these numbers, masked: (input_ids, labels), int64 tensors.
+
+        keys: for each block, the seed of its random numbers, a tuple of integers.
+        """
+        special = (self.cls, self.sep)
+        input_ids, labels = [], []
+        for ids, key in zip(self.rows(numbers), keys):
+            rng = np.random.default_rng(key)
+            pair = mask_tokens(ids, rng, mlm_prob, special, self.mask, self.vocab_size)
+            input_ids.append(pair[0])
+            labels.append(pair[1])
+        return torch.from_numpy(np.stack(input_ids)), torch.from_numpy(np.stack(labels))
 
 
-@functools.lru_cache(maxsize=2)  # a batch may reach over the end of an epoch
-def shuffled(count, seed, epoch):
-    return np.random.default_rng((ORDER, seed, epoch)).permutation(np.arange(count, dtype=np.uint32))  # 4 bytes a block of the corpus
+@functools.lru_cache(maxsize=2)  # two: a batch may cross the end of an epoch
+def block_order(count, seed, epoch):
+    """The order of the blocks in an epoch: (count,), uint32 to save memory on a large corpus."""
+    numbers = np.arange(count, dtype=np.uint32)
+    return np.random.default_rng((ORDER, seed, epoch)).permutation(numbers)
 
 
-def mask_tokens(ids, rng, mlm_prob, special, mask, vocab_size):
-    """BERT's masking (Devlin et al. 2018, section 3.1): each token but the special ones is chosen with probability mlm_prob;
-    of the chosen 80 % become [MASK], 10 % a random token, 10 % stay.
-
-    ids: (length,). Returns (input_ids, labels): labels hold the true id where chosen, -100 elsewhere."""
-    chosen = (rng.random(ids.shape) < mlm_prob) & ~np.isin(ids, special)
-    fate = rng.random(ids.shape)
-    random_ids = rng.integers(vocab_size, size=ids.shape)
-    input_ids = np.where(chosen & (fate < 0.8), mask, np.where(chosen & (fate >= 0.9), random_ids, ids))
-    return input_ids, np.where(chosen, ids, -100)
-
-
-# ---- The tasks: GLUE's own files and aclImdb's folders -> examples -> batches ----
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
+# ---- The rows of a task as batches ----
 
 def encode(examples, tokenizer, max_length):
-    """[(input_ids, token_type_ids)], lists of whole numbers: [CLS] a [SEP], or [CLS] a [SEP] b [SEP] with b in segment 1.
+    """Token ids of examples: a list of (input_ids, token_type_ids), each a list of ints.
 
-    A single text is cut at its end; of a pair, tokens go one by one from the end of the longer, at a tie from the second."""
+    A single text becomes [CLS] a [SEP], in segment 0. A pair becomes [CLS] a [SEP] b [SEP], with
+    b [SEP] in segment 1. A row has at most max_length tokens: a single text is cut at its end, and
+    a pair as in `truncate_pair`.
+    """
     cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
 
-    def ids_of(texts):
-        return [encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+    def encodings(texts):
+        return tokenizer.encode_batch_fast(texts, add_special_tokens=False)
 
-    pairs = ids_of([example.text_a for example in examples]), ids_of([example.text_b or "" for example in examples])
+    first_texts = encodings([example.text_a for example in examples])
+    second_texts = encodings([example.text_b or "" for example in examples])
     rows = []
-    for example, a, b in zip(examples, *pairs):
+    for example, first, second in zip(examples, first_texts, second_texts):
+        a, b = first.ids, second.ids
         if example.text_b is None:
-            rows.append(([cls, *a[:max_length - 2], sep], [0] * (min(len(a), max_length - 2) + 2)))
-            continue
-        while len(a) + len(b) > max_length - 3:
-            (a if len(a) > len(b) else b).pop()
-        rows.append(([cls, *a, sep, *b, sep], [0] * (len(a) + 2) + [1] * (len(b) + 1)))
+            input_ids = [cls, *a[:max_length - 2], sep]
+            token_type_ids = [0] * len(input_ids)
+        else:
+            truncate_pair(a, b, max_length - 3)
+            input_ids = [cls, *a, sep, *b, sep]
+            token_type_ids = [0] * (len(a) + 2) + [1] * (len(b) + 1)
+        rows.append((input_ids, token_type_ids))
     return rows
 
 
+def truncate_pair(a, b, most):
+    """Shorten two lists, in place, to `most` tokens together: from the end of the longer one, token
+    by token; from the second if both are equally long."""
+    while len(a) + len(b) > most:
+        longer = a if len(a) > len(b) else b
+        longer.pop()
+
+
 def collate(rows, pad):
-    """(input_ids, attention_mask, token_type_ids), (batch, length) int64 tensors, padded to the longest row."""
+    """Rows as one batch: (input_ids, attention_mask, token_type_ids), each (batch, length), int64.
+
+    length is that of the longest row. Shorter rows are filled with the id `pad`, with 0 in the
+    attention mask.
+    """
     longest = max(len(ids) for ids, _ in rows)
-    batch = torch.zeros(3, len(rows), longest, dtype=torch.int64)
-    batch[0] = pad
-    for i, (ids, token_type_ids) in enumerate(rows):
-        batch[:, i, :len(ids)] = torch.from_numpy(np.array([ids, [1] * len(ids), token_type_ids], dtype=np.int64))
-    return batch.unbind()
+    batch = np.zeros((3, len(rows), longest), dtype=np.int64)
+    input_ids, attention_mask, token_type_ids = batch
+    input_ids[:] = pad
+    for i, (ids, types) in enumerate(rows):
+        input_ids[i, :len(ids)] = ids
+        attention_mask[i, :len(ids)] = 1
+        token_type_ids[i, :len(ids)] = types
+    return torch.from_numpy(batch).unbind()
 
 
 def length_bucketed_batches(rows, batch_size, seed, epoch):
-    """Lists of row numbers, every row once, grouped by length so that little is padding: shuffle, sort by length within
-    stretches of 16 batches, and shuffle the batches."""
+    """The training batches of an epoch: a list of arrays of row numbers, each row once.
+
+    Rows of similar length share a batch, so that little of it is padding: shuffle the rows, sort
+    every 16 batches' worth of them by length, cut them into batches, shuffle the batches.
+    """
     rng = np.random.default_rng((ORDER, seed, epoch))
-    order, lengths = rng.permutation(len(rows)), np.array([len(ids) for ids, _ in rows])
-    stretches = [order[i:i + 16 * batch_size] for i in range(0, len(rows), 16 * batch_size)]
-    order = np.concatenate([stretch[np.argsort(lengths[stretch], kind="stable")] for stretch in stretches])
-    batches = [order[i:i + batch_size] for i in range(0, len(rows), batch_size)]
+    order = rng.permutation(len(rows))
+    lengths = np.array([len(ids) for ids, _ in rows])
+    buckets = []
+    for bucket in in_slices(order, 16 * batch_size):
+        buckets.append(bucket[np.argsort(lengths[bucket], kind="stable")])
+    batches = in_slices(np.concatenate(buckets), batch_size)
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
 def sorted_batches(rows, batch_size):
-    """Lists of row numbers, every row once, longest first: for evaluation, and so that too little memory shows at once."""
+    """The evaluation batches: a list of arrays of row numbers, each row once.
+
+    The longest rows come first, so that a batch too large for the memory fails at once.
+    """
     order = np.argsort([-len(ids) for ids, _ in rows], kind="stable")
-    return [order[i:i + batch_size] for i in range(0, len(rows), batch_size)]
+    return in_slices(order, batch_size)
+
+
+def in_slices(array, size):
+    """The array cut into slices of this size; the last one may be shorter."""
+    return [array[start:start + size] for start in range(0, len(array), size)]
+
+
+# ---- Batches ahead of time ----
+
+def prefetch(batches, pin=False):
+    """Yield the tuples of an iterator, while a thread already makes the next one.
+
+    pin: put their tensors into page-locked memory, from which a GPU can copy asynchronously.
+    """
+    batches = iter(batches)
+
+    def next_batch():
+        batch = next(batches, None)
+        if batch and pin:
+            return tuple(tensor.pin_memory() for tensor in batch)
+        return batch
+
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        upcoming = thread.submit(next_batch)
+        while batch := upcoming.result():
+            upcoming = thread.submit(next_batch)
+            yield batch

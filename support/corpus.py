@@ -1,8 +1,9 @@
-"""A corpus of any size as one array of token ids on disk.
+"""A text corpus of any size as one array of token ids on disk.
 
-What is special: the text is cut into parts at line ends, and the parts are tokenized side by side, each in a process of its own;
-one that is done stays done, so that what was interrupted goes on. Memory does not grow with the corpus: nothing of it is held, the
-array is mapped. Nothing here is about distillation; read next: data.py, which makes blocks of it.
+The text is cut at line ends into parts. A pool of processes tokenizes the parts, each into a file
+of its own, and the files are then joined. A part that is finished is kept, so an interrupted run
+resumes with the parts that are missing. Memory does not grow with the corpus: text is read piece by
+piece, and the array is mapped from its file. Read next: data.py, which makes blocks of the array.
 """
 import contextlib
 import hashlib
@@ -19,20 +20,28 @@ from support.files import atomic_write, lock_file
 from support.fingerprint import code_fingerprint, files_fingerprint
 from support.process_pool import process_pool
 
-GROUP = 1 << 20          # characters tokenized at once
-LONGEST_PIECE = 1 << 16  # characters of a line tokenized at once
-PART = 1 << 25           # bytes of text that one process tokenizes: what an interruption can cost
-CODE = code_fingerprint(__file__, imports=False)  # as it was when it was loaded; an edit makes the tokens anew
+GROUP = 1 << 20          # characters tokenized in one call
+LONGEST_PIECE = 1 << 16  # characters of a line; longer lines are tokenized in pieces
+PART = 1 << 25           # bytes of text in a part, the most that an interruption can cost a process
+CODE = code_fingerprint(__file__, imports=False)  # an edit of this file makes the tokens anew
+TEXT_SUFFIXES = (".txt", ".raw", ".tokens")
 
+
+# ---- Text files ----
 
 def text_files(paths):
-    """The files named, and those under the folders named that end in .txt, .raw or .tokens, sorted. Raises InputError."""
+    """The given files, and the .txt, .raw and .tokens files in the given folders, sorted.
+
+    Raises InputError if a path does not exist, or a folder holds no such file."""
     files = []
     for path in map(Path, paths):
         if not path.exists():
             raise InputError(f"{path}: no such file or folder")
-        found = [path] if path.is_file() else sorted(
-            f for f in path.rglob("*") if f.suffix in (".txt", ".raw", ".tokens") and f.is_file())
+        if path.is_file():
+            files.append(path)
+            continue
+        inside = [file for file in path.rglob("*") if file.suffix in TEXT_SUFFIXES]
+        found = sorted(file for file in inside if file.is_file())
         if not found:
             raise InputError(f"{path}: this folder holds no .txt, .raw or .tokens file")
         files += found
@@ -41,26 +50,35 @@ def text_files(paths):
 
 @contextlib.contextmanager
 def open_text(path, newline=None, start=0, end=None):
-    """A text file, or its bytes from start to end, read as UTF-8 without its byte-order mark. Raises InputError, with the line that is
-    not UTF-8."""
+    """Open a file, or its bytes from start to end, as UTF-8 text without a byte-order mark.
+
+    Raises InputError if it does not exist, or on reading, with the line that is not UTF-8."""
+    encoding = "utf-8" if start else "utf-8-sig"
     try:
         with open(path, "rb") as file:
-            yield io.TextIOWrapper(io.BufferedReader(Stretch(file, start, end)), "utf-8" if start else "utf-8-sig", newline=newline)
+            buffered = io.BufferedReader(ByteRange(file, start, end))
+            yield io.TextIOWrapper(buffered, encoding, newline=newline)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except UnicodeDecodeError:
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    line.decode("utf-8")
-                except UnicodeDecodeError as error:
-                    raise InputError(f"{path}: line {number} is not UTF-8 text (byte {line[error.start]:#04x}); convert the "
-                                     "file first, for example with iconv") from None
+        check_lines_are_utf8(path)
         raise
 
 
-class Stretch(io.RawIOBase):
-    """The bytes of an open file from start to end (None: its end)."""
+def check_lines_are_utf8(path):
+    """Raises InputError with the first line of a file that is not UTF-8."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                byte = f"{line[error.start]:#04x}"
+                raise InputError(f"{path}: line {number} is not UTF-8 text (byte {byte}); "
+                                 "convert the file first, for example with iconv") from None
+
+
+class ByteRange(io.RawIOBase):
+    """The bytes of an open file from start to end, as a file. end=None: the end of the file."""
 
     def __init__(self, file, start, end):
         file.seek(start)
@@ -70,43 +88,57 @@ class Stretch(io.RawIOBase):
         return True
 
     def readinto(self, buffer):
-        data = self.file.read(len(buffer) if self.end is None else min(len(buffer), self.end - self.file.tell()))
+        size = len(buffer)
+        if self.end is not None:
+            size = min(size, self.end - self.file.tell())
+        data = self.file.read(size)
         buffer[:len(data)] = data
         return len(data)
 
 
+# ---- Parts of a file ----
+
 def parts_of(file):
-    """[(file, start, end)] of some PART bytes each; they end where lines end."""
+    """A list of parts (file, start, end), in bytes: each about PART long, ending at a line end."""
     parts, start, size = [], 0, os.path.getsize(file)
     with open(file, "rb") as text:
         while start < size:
             text.seek(start + PART)
-            while (line := text.readline(1 << 20)) and not line.endswith(b"\n"):
-                pass
+            skip_line(text)
             parts.append((file, start, min(text.tell(), size)))
             start = text.tell()
     return parts
 
 
-def follows_a_document(file, start):
-    """Whether a document ends before this byte, where a line starts: so it is at the file's start, and after an empty line."""
+def skip_line(text):
+    """Move to the end of the current line; a very long line is read in pieces."""
+    while (piece := text.readline(1 << 20)) and not piece.endswith(b"\n"):
+        pass
+
+
+def starts_document(file, start):
+    """Whether the line at this byte starts a document: it is first, or follows an empty line."""
     with open(file, "rb") as text:
         text.seek(max(0, start - (1 << 16)))
         before = text.read(min(start, 1 << 16))
-    return not before.removesuffix(b"\n").rpartition(b"\n")[2].decode("utf-8", "replace").strip()
+    line_before = before.removesuffix(b"\n").rpartition(b"\n")[2]
+    return not line_before.decode("utf-8", "replace").strip()
 
 
 def lines(file, start, end):
-    """The lines of a part, "" where a document ends; a very long line comes in pieces, cut at spaces. Raises InputError."""
+    """Yield the lines of a part, without white space around them, and "" where a document ends.
+
+    A very long line comes in several pieces, cut at spaces. Raises InputError."""
     carried, starts_line = "", True
     with open_text(file, start=start, end=end) as text:
         while piece := text.readline(LONGEST_PIECE):
             ends_line = piece.endswith("\n")
             piece, carried = carried + piece, ""
-            if not ends_line:  # cut in mid-line, or the file's end: the last word waits for its other half
+            if not ends_line:  # the piece may end inside a word: carry what follows the last space
                 cut = piece.rfind(" ") + 1 or len(piece)
                 piece, carried = piece[:cut], piece[cut:]
-            if piece.strip() or (starts_line and ends_line):
+            whole_line = starts_line and ends_line
+            if piece.strip() or whole_line:
                 yield piece.strip()
             starts_line = ends_line
     if carried:
@@ -115,26 +147,33 @@ def lines(file, start, end):
         yield ""
 
 
+# ---- Tokenizing ----
+
 def tokenize(part, tokenizer, path):
-    """Write the ids of a part's lines, one after the other, with [SEP] behind each document. Returns how many bytes the part has."""
+    """Write the token ids of a part to `path`, with [SEP] after each document, as token_dtype.
+
+    Returns the part's size in bytes."""
     file, start, end = part
-    dtype, sep, ended = token_dtype(tokenizer), tokenizer.token_to_id("[SEP]"), follows_a_document(file, start)
+    dtype, sep = token_dtype(tokenizer), tokenizer.token_to_id("[SEP]")
+    after_sep = starts_document(file, start)
     with atomic_write(path) as out:
         for group in groups(lines(file, start, end)):
             ids = []
-            for line, encoding in zip(group, tokenizer.encode_batch_fast(group, add_special_tokens=False)):
-                if found := encoding.ids:
-                    ids += found
-                    ended = False
-                elif not line and not ended:  # none at the start, and none behind another
+            encodings = tokenizer.encode_batch_fast(group, add_special_tokens=False)
+            for line, encoding in zip(group, encodings):
+                line_ids = encoding.ids
+                if line_ids:
+                    ids += line_ids
+                    after_sep = False
+                elif not line and not after_sep:  # never two, and none at the start
                     ids.append(sep)
-                    ended = True
+                    after_sep = True
             out.write(np.asarray(ids, dtype=dtype).tobytes())
     return end - start
 
 
 def groups(lines):
-    """Lists of lines, of some GROUP characters."""
+    """Yield lists of consecutive lines, each of about GROUP characters."""
     group, size = [], 0
     for line in lines:
         group.append(line)
@@ -146,60 +185,102 @@ def groups(lines):
         yield group
 
 
+def token_dtype(tokenizer):
+    """The smallest type that holds the tokenizer's ids: uint16 or uint32."""
+    return np.dtype(np.uint16 if tokenizer.get_vocab_size() <= 1 << 16 else np.uint32)
+
+
 def tokenize_all(parts, paths, tokenizer):
-    """Write those of the paths that are not there: little text in this process, which uses all cores too; much in several side by side."""
+    """Tokenize each part to its path, unless that file exists.
+
+    A corpus of up to one part's size is tokenized in this process, since the tokenizer itself uses
+    all cores. For a larger one, a pool of processes, one per core, is faster."""
     missing = [(part, path) for part, path in zip(parts, paths) if not path.exists()]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     size = sum(end - start for (_, start, end), _ in missing)
-    with progress_bar(None, total=size, unit="B", unit_scale=True, desc="tokenizing", leave=False) as progress:
+    with progress_bar(None, total=size, unit="B", unit_scale=True, desc="tokenizing",
+                      leave=False) as progress:
         if size <= PART:
             for part, path in missing:
                 progress.update(tokenize(part, tokenizer, path))
             return
-        killed = "a process that tokenized was killed, perhaps for want of memory; the same command goes on with the rest"
-        with process_pool(min(cores, len(missing)), killed, begin_tokenizing) as pool:
-            for done in [pool.submit(tokenize, part, tokenizer, path) for part, path in missing]:
-                progress.update(done.result())
+        killed = ("a process that tokenized was killed, perhaps because memory ran out; "
+                  "the same command resumes with the missing parts")
+        with process_pool(min(available_cores(), len(missing)), killed, use_one_core) as pool:
+            jobs = [pool.submit(tokenize, part, tokenizer, path) for part, path in missing]
+            for job in jobs:
+                progress.update(job.result())
 
 
-def begin_tokenizing():
-    """Make this process one of several that tokenize, each on one core."""
+def available_cores():
+    """The number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
+def use_one_core():
+    """Let the tokenizer of this process, one of a pool, use one core."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
-def token_dtype(tokenizer):
-    return np.uint16 if tokenizer.get_vocab_size() <= 1 << 16 else np.uint32
-
+# ---- The array ----
 
 def corpus_tokens(paths, tokenizer, cache_dir):
-    """All token ids of the text in `paths`, a read-only memory map: (tokens,), uint16 or uint32.
+    """The token ids of all text in `paths`: a read-only memory map, (tokens,), uint16 or uint32.
 
-    Made once and kept in cache_dir under a name that follows from the text, the tokenizer and the code. Raises InputError."""
-    files = text_files(paths)
-    digest = hashlib.blake2b(f"{files_fingerprint(files)} {tokenizer.to_str()} {CODE}".encode(), digest_size=12).hexdigest()
-    cache, dtype = Path(cache_dir), token_dtype(tokenizer)
-
-    def made():  # its name ends in the number of tokens, so that a file cut short does not pass for it
-        return next((path for path in cache.glob(f"tokens-{digest}-*.bin")
-                     if path.name == f"tokens-{digest}-{path.stat().st_size // dtype().itemsize}.bin"), None)
-    if not made():
+    The array is made once. It is kept in cache_dir, under a name that follows from the text, the
+    tokenizer and the code of this file. Raises InputError if there is no text."""
+    files, dtype, cache = text_files(paths), token_dtype(tokenizer), Path(cache_dir)
+    made_from = f"{files_fingerprint(files)} {tokenizer.to_str()} {CODE}"
+    digest = hashlib.blake2b(made_from.encode(), digest_size=12).hexdigest()
+    path = find_array(cache, digest, dtype)
+    if path is None:
         cache.mkdir(parents=True, exist_ok=True)
         lock = cache / f"tokens-{digest}.tmp"
-        with lock_file(lock, wait=True):  # several runs may want it: the first one makes it, the others wait
+        with lock_file(lock, wait=True):  # of several runs, the first makes it; the others wait
             try:
-                if not made():
-                    parts = [part for file in files for part in parts_of(file)]
-                    made_parts = [cache / f"tokens-{digest}.{number}.{start}-{end}.part" for number, (_, start, end) in enumerate(parts)]
-                    tokenize_all(parts, made_parts, tokenizer)
-                    count = sum(path.stat().st_size for path in made_parts) // dtype().itemsize
-                    with atomic_write(cache / f"tokens-{digest}-{count}.bin") as whole:
-                        for path in made_parts:
-                            with open(path, "rb") as part:
-                                shutil.copyfileobj(part, whole, 1 << 20)
-                for path in (*cache.glob(f"tokens-{digest}.*.part*"), *cache.glob(f"tokens-{digest}-*.bin.tmp*")):  # also what killed processes left
-                    path.unlink(missing_ok=True)
+                path = find_array(cache, digest, dtype)
+                if path is None:
+                    path = make_array(files, tokenizer, cache, digest)
+                delete_leftovers(cache, digest)
             finally:
                 lock.unlink(missing_ok=True)
-    if made().stat().st_size == 0:
+    if path.stat().st_size == 0:
         raise InputError(f"{', '.join(map(str, paths))}: no text in it")
-    return np.memmap(made(), dtype=dtype, mode="r")
+    return np.memmap(path, dtype=dtype, mode="r")
+
+
+def find_array(cache, digest, dtype):
+    """The finished array's file, or None.
+
+    Its name ends in the number of tokens, so that a truncated file does not pass for it."""
+    for path in cache.glob(f"tokens-{digest}-*.bin"):
+        count = path.stat().st_size // dtype.itemsize
+        if path.name == f"tokens-{digest}-{count}.bin":
+            return path
+    return None
+
+
+def make_array(files, tokenizer, cache, digest):
+    """Tokenize the files, part by part, and join the parts. Returns the array's file."""
+    parts, part_paths = [], []
+    for file in files:
+        parts += parts_of(file)
+    for number, (_, start, end) in enumerate(parts):
+        part_paths.append(cache / f"tokens-{digest}.{number}.{start}-{end}.part")
+    tokenize_all(parts, part_paths, tokenizer)
+
+    size = sum(path.stat().st_size for path in part_paths)
+    whole_path = cache / f"tokens-{digest}-{size // token_dtype(tokenizer).itemsize}.bin"
+    with atomic_write(whole_path) as whole:
+        for path in part_paths:
+            with open(path, "rb") as part:
+                shutil.copyfileobj(part, whole, 1 << 20)
+    return whole_path
+
+
+def delete_leftovers(cache, digest):
+    """Delete the parts, and the temporary files that killed processes left behind."""
+    for pattern in (f"tokens-{digest}.*.part*", f"tokens-{digest}-*.bin.tmp*"):
+        for path in list(cache.glob(pattern)):
+            path.unlink(missing_ok=True)
