@@ -8,14 +8,7 @@ import pytest
 import torch
 from conftest import SHARED, sentence
 
-from data import (
-    PackedBlocks,
-    collate,
-    encode,
-    length_bucketed_batches,
-    mask_tokens,
-    sorted_batches,
-)
+from data import PackedBlocks, collate, encode, length_bucketed_batches, mask_tokens, sorted_batches
 from support.corpus import corpus_tokens
 from support.errors import InputError
 from support.tasks import TASKS, Example, read_dev, read_train, read_tsv, task_title
