@@ -4,14 +4,7 @@ load_hf_weights.py decides which file of a folder is read.
 """
 import json
 
-from tokenizers import (
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    processors,
-)
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from support.errors import InputError
 from support.files import read_json, write_file, write_json

@@ -276,7 +276,7 @@ def test_transformers_opens_the_export_with_the_same_logits(exported):
 
 
 def test_the_export_has_the_five_files_and_the_depth(exported):
-    model, folder = exported
+    _, folder = exported
     config = transformers.AutoConfig.from_pretrained(folder)
     assert config.n_layers == TINY.num_hidden_layers
     assert sorted(file.name for file in folder.iterdir()) == [
@@ -408,7 +408,7 @@ def test_it_is_a_row_of_the_report(distilbert, world, tmp_path, capsys, monkeypa
     (["x="], "is not NAME=FOLDER"),
     (["no_cos=x"], "the name no_cos is taken"),
     (["teacher=x"], "the name teacher is taken"),
-    (["x=y", "x=z"], "--also: two models of the same name"),
+    (["x=y", "x=z"], "--also: two models have the same name"),
     (["x=nowhere"], "nowhere/config.json: no such file"),
 ])
 def test_a_wrong_further_model_is_an_error(world, tmp_path, refused, also, message):

@@ -115,7 +115,7 @@ def write_shards(folder, halves, stem, suffix, save):
     weight_map = {}
     for file, half in zip(files, halves):
         save(half, folder / file)
-        weight_map |= {name: file for name in half}
+        weight_map |= dict.fromkeys(half, file)
     index = folder / f"{stem}.{suffix}.index.json"
     index.write_text(json.dumps({"weight_map": weight_map}))
     return index, [folder / file for file in files]
@@ -241,7 +241,7 @@ NOT_IMPLEMENTED = [
     ({"num_attention_heads": 5}, "hidden_size 32 is not divisible by num_attention_heads 5"),
     ({"hidden_dropout_prob": "x"}, "hidden_dropout_prob must be a number from 0 to 1, not 'x'"),
     ({"attention_probs_dropout_prob": 1.5}, "attention_probs_dropout_prob must be"),
-    ({"id2label": 5}, "id2label must be a table"),
+    ({"id2label": 5}, "id2label must map class numbers to names"),
     ({"pad_token_id": None}, "pad_token_id must be"),
     ({"num_hidden_layers": "four"},
      "num_hidden_layers must be a positive whole number, not 'four'"),
