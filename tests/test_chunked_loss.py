@@ -11,6 +11,7 @@ from model import make_student
 from support.chunked_loss import ChunkedLoss, micro_batches, sum_over_chunks
 from support.errors import InputError
 
+pytestmark = pytest.mark.check
 BATCH, LENGTH = 5, 12
 SUBSETS = [names for size in (1, 2, 3) for names in itertools.combinations(WEIGHTS, size)]
 MASKS = {"some": 0.3, "none": 0.0, "all": 1.0}

@@ -9,6 +9,7 @@ from load_hf_weights import load_model
 from losses import LOSSES, WEIGHTS, cosine_loss, distillation_loss, mlm_loss, triple_loss
 from model import make_student
 
+pytestmark = pytest.mark.check
 TOKENS, HIDDEN, VOCAB = 23, 8, 31
 
 

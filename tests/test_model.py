@@ -11,6 +11,8 @@ from conftest import TINY
 from load_hf_weights import load_model
 from model import Bert, BertConfig, Classifier, MaskedLM, make_student
 
+pytestmark = pytest.mark.check
+
 # ---- Helpers ----
 
 def hf_config(config):
