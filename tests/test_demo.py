@@ -18,7 +18,8 @@ from support import demo
 @pytest.fixture(scope="module")
 def run(world, tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo") / "run"
-    more = ("--tasks", "cola,mrpc", "--variants", "full,no_ce", "--also", f"extra={world / 'teacher'}")
+    extra = f"extra={world / 'teacher'}"
+    more = ("--tasks", "cola,mrpc", "--variants", "full,no_ce", "--also", extra)
     ablation.main(arguments(world, folder, *more))
     return folder
 
@@ -93,7 +94,7 @@ def test_its_import_loads_no_plotting_and_no_statistics():
     (["bas film"], r"the text has no \[MASK\] to fill in"),
     (["bas [MASK] " * 40], "the text has 82 tokens.*64 positions"),
     (["bas", "--task", "mrpc"], "--task mrpc reads two sentences: give --text_b too"),
-    (["bas", "--task", "cola", "--text_b", "bas"], "--task cola reads one text: leave --text_b out"),
+    (["bas", "--task", "cola", "--text_b", "b"], "--task cola reads one text: leave --text_b out"),
     (["bas", "--task", "imdb"], "holds no model fine-tuned on imdb"),
     (["bas", "--task", "kola"], "--task: unknown task 'kola'; did you mean cola"),
     (["[MASK]", "--run", "nowhere"], "nowhere: holds no student of seed 0"),
