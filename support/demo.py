@@ -1,16 +1,17 @@
-"""Teacher and students side by side: fill in a blank, or classify a sentence.
+"""Shows the answers of a teacher and its students to a sentence of yours, side by side.
 
-    python demo.py "the dogs that [MASK] the cat are asleep" --run runs/toy
-    python demo.py "every dog slept ." --text_b "some dogs slept ." --task mnli --run runs/toy
+    python -m support.demo "the dogs that [MASK] the cat are asleep" --run runs/toy
+    python -m support.demo "every dog slept ." --text_b "some dogs slept ." --task mnli
 
---run: the folder of an experiment, or of one model. Read next: nothing; this is the end of the road.
+Without --task, every model fills in each [MASK]. With --task, the models fine-tuned on that task
+classify the sentence. --run is the folder of an experiment (`make ablation` writes runs/toy), or
+of a single model. Read next: RESULTS.md, for what the differences between the models amount to.
 """
 import sys
 from pathlib import Path
 
 import torch
 
-from ablation import VARIANTS
 from data import collate, encode
 from load_hf_weights import load_model, load_tokenizer, read_config
 from model import Classifier
@@ -21,106 +22,172 @@ from support.tasks import TASKS, Example
 
 
 def find_models(run, task, seed):
-    """{name: folder} of the models of an experiment, the teacher first, or of the one model in `run`. Raises InputError."""
+    """The models of an experiment, or the one model whose folder is `run`.
+
+    task: None for the students and their teacher, else the models fine-tuned on this task.
+    Returns {name: folder}: the teacher, the student `full`, then the others by name.
+    Raises InputError if there are none."""
     run = Path(run)
     if (run / "config.json").exists():
         return {run.name: run}
-    if task:
-        models = {name: run / name / f"seed{seed}" / task for name in ("teacher", *VARIANTS)}
-    else:
-        models = {name: run / name / f"seed{seed}" for name in VARIANTS}
-        made = next((folder for folder in models.values() if (folder / "run.json").exists()), None)
-        if made:
-            arguments = read_json(made / "run.json").get("arguments")
-            if not isinstance(arguments, dict) or not isinstance(arguments.get("teacher"), str):
-                raise InputError(f"{made / 'run.json'}: does not say who the teacher was")
-            models = {"teacher": Path(arguments["teacher"]), **models}
-    models = {name: folder for name, folder in models.items() if (folder / "config.json").exists()}
-    if not models:
-        raise InputError(f"{run}: holds no {f'model fine-tuned on {task}' if task else 'student'} of seed {seed}; run make ablation first")
+    found = {}
+    for seed_folder in run.glob(f"*/seed{seed}"):
+        name, folder = seed_folder.parent.name, seed_folder / (task or "")
+        archived = "~" in name
+        if not archived and (folder / "config.json").exists():
+            found[name] = folder
+    if not found:
+        wanted = f"model fine-tuned on {task}" if task else "student"
+        raise InputError(f"{run}: holds no {wanted} of seed {seed}; run make ablation first")
+    order = sorted(found, key=lambda name: (name != "teacher", name != "full", name))
+    models = {name: found[name] for name in order}
+    teacher = None if task else teacher_of(models.values())
+    if teacher and (teacher / "config.json").exists():
+        models = {"teacher": teacher, **models}
     return models
+
+
+def teacher_of(students):
+    """The folder of these students' teacher, which their run.json names; None if none is finished.
+
+    Raises InputError if a run.json does not name it."""
+    for student in students:
+        path = student / "run.json"
+        if path.exists():
+            arguments = read_json(path).get("arguments")
+            if isinstance(arguments, dict) and isinstance(arguments.get("teacher"), str):
+                return Path(arguments["teacher"])
+            raise InputError(f"{path}: does not say which teacher the student was distilled from")
+    return None
 
 
 @torch.inference_mode()
 def fill_in(models, text, count):
-    """{name: [for each [MASK] the `count` best (word, probability)]}. Raises InputError."""
+    """The `count` likeliest words of each model for each [MASK] of the text.
+
+    Returns {name: [[(word, probability)], a list for each [MASK]]}. Raises InputError."""
     answers = {}
     for name, folder in models.items():
         tokenizer, model = load_tokenizer(folder), load_model(folder).eval()
-        mask = tokenizer.token_to_id("[MASK]")
-        [(ids, _)] = rows = encode_text(tokenizer, model, Example(text, None, 0))
-        if mask not in ids:
+        rows = encode_text(tokenizer, model, Example(text, None, 0))
+        ids = torch.tensor(rows[0][0])
+        masked = ids == tokenizer.token_to_id("[MASK]")
+        if not masked.any():
             raise InputError("the text has no [MASK] to fill in; give --task to classify it")
-        probabilities = model(*collate(rows, model.config.pad_token_id))[0, torch.tensor(ids) == mask].softmax(-1)  # (masks, vocab)
-        answers[name] = [[(tokenizer.id_to_token(int(word)), float(p)) for p, word in zip(*row.topk(min(count, len(row))))]
-                         for row in probabilities]
+        logits = model(*collate(rows, model.config.pad_token_id))[0, masked]  # (masks, vocab)
+        probabilities = logits.softmax(-1)
+        best = probabilities.topk(min(count, probabilities.shape[-1]))
+        answers[name] = []
+        for values, words in zip(best.values.tolist(), best.indices.tolist()):
+            answers[name].append(list(zip(map(tokenizer.id_to_token, words), values)))
     return answers
 
 
 @torch.inference_mode()
 def classify(models, text_a, text_b):
-    """{name: [[(label, probability), the likeliest first]]}. Raises InputError."""
+    """The probability of each label, by each model. text_b: None, or the second sentence.
+
+    Returns {name: [[(label, probability)]]}, the likeliest label first. Raises InputError."""
     answers = {}
     for name, folder in models.items():
         labels = read_config(folder).id2label
         if labels is None:
-            raise InputError(f"{folder / 'config.json'}: names no labels (id2label); it is not fine-tuned by finetune.py")
+            raise InputError(
+                f"{folder / 'config.json'}: names no labels (id2label); give a model that "
+                "finetune.py has fine-tuned")
         if len(labels) == 1:
-            raise InputError(f"{folder}: answers with a score, not with one of several labels; its predictions.tsv has the scores")
+            raise InputError(
+                f"{folder}: predicts a score, not one of several labels; the scores are in its "
+                "predictions.tsv")
         tokenizer = load_tokenizer(folder)
         model = load_model(folder, Classifier, num_labels=len(labels)).eval()
         rows = encode_text(tokenizer, model, Example(text_a, text_b, 0))
         probabilities = model(*collate(rows, model.config.pad_token_id))[0].softmax(-1).tolist()
-        answers[name] = [sorted(zip(labels.values(), probabilities), key=lambda pair: -pair[1])]
+        ranked = sorted(zip(labels.values(), probabilities), key=lambda pair: -pair[1])
+        answers[name] = [ranked]
     return answers
 
 
 def encode_text(tokenizer, model, example):
-    """The rows of encode, of one example. Raises InputError if it is too long."""
+    """The one row of this example, in a list. Raises InputError if it is too long."""
     positions = model.config.max_position_embeddings
     [(ids, _)] = rows = encode([example], tokenizer, max_length=1 << 20)
     if len(ids) > positions:
-        raise InputError(f"the text has {len(ids)} tokens, [CLS] and [SEP] included; the model has {positions} positions")
+        raise InputError(
+            f"the text has {len(ids)} tokens, [CLS] and [SEP] included; "
+            f"the model has {positions} positions")
     return rows
 
 
-def unknown_words(folder, *texts):
+def unknown_words(folder, text):
+    """The words of the text that the tokenizer in this folder reads as [UNK]."""
     tokenizer = load_tokenizer(folder)
     unknown = tokenizer.token_to_id("[UNK]")
-    return [word for word in " ".join(texts).split() if unknown in tokenizer.encode(word, add_special_tokens=False).ids]
+    words = text.split()
+    return [w for w in words if unknown in tokenizer.encode(w, add_special_tokens=False).ids]
 
 
 def show(answers):
-    """Columns of answers, a model each; a table for each blank."""
-    for blank in range(len(next(iter(answers.values())))):
-        columns = {name: [f"{100 * p:5.1f} %  {word}" for word, p in rows[blank]] for name, rows in answers.items()}
-        widths = {name: max(map(len, [name, *cells])) for name, cells in columns.items()}
-        print("\n" + "   ".join(f"{name:{widths[name]}}" for name in columns).rstrip())
-        for row in zip(*columns.values()):
-            print("   ".join(f"{cell:{width}}" for cell, width in zip(row, widths.values())).rstrip())
+    """Print a table for each blank, with a column for each model."""
+    blanks = len(next(iter(answers.values())))
+    for blank in range(blanks):
+        columns = []
+        for name, rows in answers.items():
+            cells = [name, *(f"{100 * p:5.1f} %  {word}" for word, p in rows[blank])]
+            width = max(map(len, cells))
+            columns.append([cell.ljust(width) for cell in cells])
+        print()
+        for line in zip(*columns):
+            print("   ".join(line).rstrip())
 
 
-def main(arguments):
+def read_arguments(arguments):
     parser = Parser(__doc__)
-    parser.add_argument("text", help="a sentence; [MASK] stands for the word to fill in")
-    parser.add_argument("--text_b", help="with --task: the second sentence of a pair")
-    parser.add_argument("--run", default="runs/toy", help="folder of an experiment, or of one model")
-    parser.add_argument("--task", type=one_of(TASKS, "task"), help="classify the text with the models fine-tuned on this task")
-    parser.add_argument("--seed", type=in_range(int, 0), default=0, help="which of the experiment's seeds")
-    parser.add_argument("--best", type=in_range(int, 1), default=5, help="how many words to show")
+    parser.add_argument(
+        "text", help="a sentence, in quotes; write [MASK] in place of each word to fill in")
+    parser.add_argument("--text_b", help="the second sentence, for a --task on pairs")
+    parser.add_argument(
+        "--run", default="runs/toy",
+        help="folder of an experiment, or of one model (default: runs/toy, from make ablation)")
+    parser.add_argument(
+        "--task", type=one_of(TASKS, "task"),
+        help="classify the text, with the models fine-tuned on this task, such as cola or mnli "
+        "(default: fill in [MASK])")
+    parser.add_argument(
+        "--seed", type=in_range(int, 0), default=0,
+        help="which seed of the experiment to show (default: 0)")
+    parser.add_argument(
+        "--best", type=in_range(int, 1), default=5,
+        help="how many words to show for each [MASK] (default: 5)")
     args = parser.parse_args(arguments)
     try:
         f"{args.text} {args.text_b}".encode()
     except UnicodeEncodeError:
         raise InputError("the text is not UTF-8") from None
     if args.task == "squad":
-        raise InputError("--task squad: its answers stand in a text; this shows labels and words to fill in alone")
-    if args.task and bool(TASKS[args.task].text[1:]) != (args.text_b is not None):
-        raise InputError(f"--task {args.task} reads {'two sentences: give --text_b too' if TASKS[args.task].text[1:] else 'one text: leave --text_b out'}")
+        raise InputError(
+            "--task squad: its answers stand in a text; the demo shows only labels, or words for "
+            "[MASK]; choose another task")
+    if args.task:
+        is_pair = len(TASKS[args.task].text) == 2
+        if is_pair and args.text_b is None:
+            raise InputError(f"--task {args.task} reads two sentences: give --text_b too")
+        if not is_pair and args.text_b is not None:
+            raise InputError(f"--task {args.task} reads one text: leave --text_b out")
+    return args
+
+
+def main(arguments):
+    args = read_arguments(arguments)
     models = find_models(args.run, args.task, args.seed)
-    if unknown := unknown_words(next(iter(models.values())), args.text, args.text_b or ""):
+    first_model = next(iter(models.values()))
+    unknown = unknown_words(first_model, f"{args.text} {args.text_b or ''}")
+    if unknown:
         print(f"not in the vocabulary, read as [UNK]: {', '.join(unknown)}", file=sys.stderr)
-    show(classify(models, args.text, args.text_b) if args.task else fill_in(models, args.text, args.best))
+    if args.task:
+        show(classify(models, args.text, args.text_b))
+    else:
+        show(fill_in(models, args.text, args.best))
 
 
 if __name__ == "__main__":
