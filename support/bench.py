@@ -24,13 +24,7 @@ from torch import nn
 import finetune
 import pretrain
 from data import collate, encode, mask_tokens
-from load_hf_weights import (
-    load_model,
-    load_tokenizer,
-    model_files,
-    read_config,
-    save_model,
-)
+from load_hf_weights import load_model, load_tokenizer, model_files, read_config, save_model
 from losses import WEIGHTS, cosine_loss, distillation_loss, mlm_loss
 from model import Classifier, MaskedLM, chosen_layers, make_student
 from support import toy

@@ -8,14 +8,7 @@ from pathlib import Path
 from finetune import headline_metrics
 from support.figures import plot_change, plot_losses
 from support.files import write_file, write_json
-from support.statistics import (
-    changes_of_variants,
-    differences,  # noqa: F401 - these five only for files that still import them from here
-    read_outcomes,  # noqa: F401
-    read_predictions,  # noqa: F401
-    summarize,  # noqa: F401
-)
-from support.trivial_baselines import measure_trivial_baselines as measure_floors  # noqa: F401
+from support.statistics import changes_of_variants
 
 METRIC_TITLES = {
     "accuracy": "accuracy",

@@ -9,15 +9,7 @@ from itertools import product
 import pytest
 import torch
 from conftest import ROOT
-from toy_judge import (
-    KINDS,
-    PLACES,
-    VERBS,
-    is_grammatical,
-    label_in_worlds,
-    meaning,
-    statement,
-)
+from toy_judge import KINDS, PLACES, VERBS, is_grammatical, label_in_worlds, meaning, statement
 
 from data import encode
 from load_hf_weights import load_model, load_tokenizer, read_config
