@@ -25,8 +25,9 @@ from support.errors import InputError
 from support.experiment_inputs import fetch, validate
 from support.files import lock_file
 from support.fingerprint import PROJECT
+from support.report import write_report
 from support.scheduler import estimate_seconds, pending, run_all, threads_per_job
-from support.statistics import summarize, write_report
+from support.statistics import summarize
 from support.tasks import TASKS
 
 # name: (heading, what it changes against the baseline, as arguments of pretrain.py).

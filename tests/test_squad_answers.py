@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from squad_helpers import letters_tokenizer, quick
 
 import finetune
-from support.report import read_predictions
 from support.squad import (
     Question,
     best_answers,
@@ -23,6 +22,7 @@ from support.squad import (
     windows,
     write_predictions,
 )
+from support.statistics import read_predictions
 
 # ---- Metrics ----
 

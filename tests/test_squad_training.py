@@ -24,8 +24,8 @@ from model import SpanModel
 from support import demo, squad
 from support.errors import InputError, Interrupted
 from support.fingerprint import imported_files
-from support.report import differences, read_outcomes
 from support.seeds import NEW_WEIGHTS, seed_torch
+from support.statistics import differences, read_outcomes
 from support.training_run import Run
 
 # ---- Fine-tuning ----
