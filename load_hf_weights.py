@@ -11,6 +11,7 @@ Read next: pretrain.py.
 import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 
 import torch
@@ -28,6 +29,7 @@ from model import BertConfig, Classifier, MaskedLM, SpanModel
 from support.cli import Parser, command_line
 from support.errors import InputError
 from support.files import read_json, write_file, write_json
+from support.hub import download_config, download_model
 from support.weight_files import read_weight_file, weight_files
 
 # Our name of a weight -> Hugging Face's name, or the three that our one matrix holds below each other. {} is the layer.
@@ -331,6 +333,26 @@ def write_folder(folder, config, tokenizer, tokenizer_class, state, names):
     write_file(folder / "model.safetensors", save(tensors, metadata={"format": "pt"}))
 
 
+# ---- From the hub ----
+
+def fetch_model(name, out):
+    """Download a BERT with its MLM head from Hugging Face's hub, write it to the folder `out`.
+
+    The config comes first: another architecture is refused before its weights are fetched. `out`
+    must not exist, or be empty; it is complete or not there. Raises InputError."""
+    read_config(download_config(name))
+    folder = download_model(name)
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    temporary = Path(f"{out}.tmp{os.getpid()}")
+    try:
+        save_model(model, tokenizer, temporary)
+        os.replace(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    layers, hidden_size = model.config.num_hidden_layers, model.config.hidden_size
+    print(f"{out}: {name}, {layers} layers, hidden size {hidden_size}")
+
+
 # ---- The command ----
 
 def export_distilbert(source, out):
@@ -362,7 +384,6 @@ def main(arguments):
     if not args.to:
         if Path(args.model).is_dir():
             raise InputError(f"{args.model}: a folder here already; what can be made of it is --to distilbert")
-        from support.download import fetch_model
         return fetch_model(args.model, args.out)
     if not Path(args.model).is_dir():
         raise InputError(f"{args.model}: no such folder")
