@@ -79,8 +79,8 @@ def hub_library(name):
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     check_address(endpoint)
     # Imported here: it is needed only on request, and reads its environment when imported.
-    import huggingface_hub
-    import huggingface_hub.errors
+    import huggingface_hub  # noqa: PLC0415
+    import huggingface_hub.errors  # noqa: PLC0415
     try:
         yield huggingface_hub
     except Exception as error:  # it also passes on errors of HTTP, TLS, sockets and JSON
