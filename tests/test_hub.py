@@ -15,14 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import ROOT
-from loopback_server import (
-    answer,
-    glue_archive,
-    hang_up,
-    running_server,
-    source_of,
-    zipped,
-)
+from loopback_server import answer, glue_archive, hang_up, running_server, source_of, zipped
 from safetensors.torch import load_file
 
 COMMIT = "0123456789" * 4
