@@ -188,7 +188,7 @@ def one_class(rows):
 
 
 MRPC = "glue_data/MRPC"
-ONE_CLASS = "the training rows of mrpc all have the same label; nothing can be learnt"
+ONE_CLASS = "the training rows of mrpc all have the same label; nothing can be learned from them"
 WRONG_TASK_FILES = [
     ("mrpc", replace("#2 String", "#2 Text"),
      "MRPC/train.tsv: line 1 has no column '#2 String'; it has Quality, #1 ID"),

@@ -151,8 +151,7 @@ BAD_CONFIGS = {
         config(vocab_size=10 ** 12, hidden_size=1024, num_attention_heads=16), TOO_LARGE),
     "a million layers": (config(num_hidden_layers=10 ** 6), "asks for 1000000 layers"),
     "labels without numbers": (
-        config(id2label={"first": "a"}),
-        "id2label must be a table of class numbers and their names"),
+        config(id2label={"first": "a"}), "id2label must map class numbers to names"),
 }
 BAD_VOCABULARIES = {
     "too long": (
