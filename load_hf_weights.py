@@ -11,6 +11,8 @@ transformers opens what save_model writes. DistilBERT folders can be read too.
 Read next: pretrain.py.
 """
 import dataclasses
+import os
+import shutil
 from pathlib import Path
 
 import torch
@@ -21,6 +23,7 @@ from support import distilbert, wordpiece
 from support.cli import Parser, command_line
 from support.errors import InputError
 from support.files import read_json, write_file, write_json
+from support.hub import download_config, download_model
 from support.weight_files import (
     check_size,
     check_weights,
@@ -255,6 +258,26 @@ def write_folder(folder, config, tokenizer, tokenizer_class, state, names):
     write_file(folder / "model.safetensors", save(tensors, metadata={"format": "pt"}))
 
 
+# ---- From the hub ----
+
+def fetch_model(name, out):
+    """Download a BERT with its MLM head from Hugging Face's hub, write it to the folder `out`.
+
+    The config comes first: another architecture is refused before its weights are fetched. `out`
+    must not exist, or be empty; it is complete or not there. Raises InputError."""
+    read_config(download_config(name))
+    folder = download_model(name)
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    temporary = Path(f"{out}.tmp{os.getpid()}")
+    try:
+        save_model(model, tokenizer, temporary)
+        os.replace(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    layers, hidden_size = model.config.num_hidden_layers, model.config.hidden_size
+    print(f"{out}: {name}, {layers} layers, hidden size {hidden_size}")
+
+
 # ---- The command ----
 
 def export_distilbert(source, out):
@@ -285,7 +308,6 @@ def main(arguments):
     if not args.to:
         if Path(args.model).is_dir():
             raise InputError(f"{args.model}: is a local folder; add --to distilbert to convert it")
-        from support.download import fetch_model
         return fetch_model(args.model, args.out)
     if not Path(args.model).is_dir():
         raise InputError(f"{args.model}: no such folder")

@@ -1,11 +1,10 @@
 """What an experiment reads: fetched if it may be, and checked before anything runs."""
 from pathlib import Path
 
-from load_hf_weights import load_model, load_tokenizer, read_config
+from load_hf_weights import fetch_model, load_model, load_tokenizer, read_config
 from model import chosen_layers
 from support import download, task_setup
 from support.corpus import text_files
-from support.download import fetch_model
 from support.errors import InputError
 
 
@@ -15,7 +14,7 @@ def fetch(args, preset, commands):
     data_sets = args.tasks if "data_dir" in args.fetched else []
     if "corpus" in args.fetched:
         data_sets = [*data_sets, "wikitext-103"]
-    data_sets = download.missing(data_sets, preset["data_dir"])
+    data_sets = download.pending(data_sets, preset["data_dir"])
     teacher = "teacher" in args.fetched and not Path(args.teacher).exists()
     said = []
     if teacher:

@@ -1,10 +1,11 @@
-"""The archives that the tasks come in (GLUE's .zip files, aclImdb_v1.tar.gz), unpacked into --data_dir and nowhere else.
+"""Unpack the archives of the tasks (.zip, .tar.gz) into --data_dir, and nowhere else.
 
-    python unpack.py CoLA.zip aclImdb_v1.tar.gz --data_dir FOLDER
+    python -m support.unpack CoLA.zip aclImdb_v1.tar.gz --data_dir FOLDER
 
-An archive from somewhere may hold paths that lead out of the folder, links, devices, or more than fits on the disk: it is
-refused, and leaves nothing behind. Read next: data.py.
+An archive may hold paths that lead out of the folder, links, devices, or more than fits on the
+disk. Such an archive is refused, and nothing of it is kept. Read next: tasks.py.
 """
+import contextlib
 import gzip
 import lzma
 import os
@@ -17,14 +18,21 @@ from pathlib import Path, PurePosixPath
 from support.cli import Parser, command_line
 from support.errors import InputError
 
-EXPANSION = 100  # text shrinks to a fifth or so: what grows more than this is no text
+EXPANSION = 100  # text shrinks to about a fifth: a higher ratio suggests a zip bomb
+
+DAMAGED = (  # what zipfile, gzip and tarfile raise, and open(..., "x") for a name that comes twice
+    zipfile.BadZipFile, gzip.BadGzipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError,
+    RuntimeError, NotImplementedError, ValueError,
+    FileExistsError, NotADirectoryError, IsADirectoryError,
+)
 
 
 def unpack(archive, folder):
-    """Unpack a .zip or .tar.gz into folder, which gets all of what the archive's top level holds, or nothing.
+    """Unpack a .zip or .tar.gz into folder: either everything or nothing. Returns the new paths.
 
-    Raises InputError: no such archive, or a damaged one; an absolute path, one with .., a link or a device in it; more than
-    EXPANSION times its own size; something of that name is there already."""
+    Raises InputError if the archive is missing or damaged, holds an absolute path, a path with ..,
+    a link or a device, or more than EXPANSION times its own size, and if the folder already has
+    something of the same name."""
     archive, folder = Path(archive), Path(folder)
     if not archive.is_file():
         raise InputError(f"{archive}: no such file")
@@ -32,73 +40,94 @@ def unpack(archive, folder):
     temporary = folder / f".unpacking{os.getpid()}"
     try:
         temporary.mkdir()
-        for name, opened in members(archive):
-            target = temporary / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with opened, open(target, "xb") as file:  # x: no name comes twice
-                shutil.copyfileobj(opened, file)
-        top = sorted(temporary.iterdir())
-        if not top:
-            raise InputError(f"{archive}: holds no file")
-        if there := [path.name for path in top if (folder / path.name).exists()]:
-            raise InputError(f"{archive}: {folder} holds {', '.join(there)} already; move it away first")
-        for path in top:
-            path.rename(folder / path.name)
-        return [folder / path.name for path in top]
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError, ValueError, FileExistsError,
-            NotADirectoryError, IsADirectoryError, gzip.BadGzipFile) as error:
-        raise InputError(f"{archive}: damaged, or no .zip or .tar.gz ({error})") from None
+        extract(archive, temporary)
+        return move_contents(archive, temporary, folder)
+    except DAMAGED as error:
+        raise InputError(f"{archive}: damaged, or neither .zip nor .tar.gz ({error})") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def members(archive):
-    """(path inside the archive, opened file) of its files, one after the other. Raises InputError for what no data set needs."""
+def extract(archive, folder):
+    """Write all files of an archive into an empty folder."""
     budget = Budget(archive)
-    if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as opened:
-            for info in opened.infolist():
-                if of_finder(info.filename):
-                    continue
-                kind = info.external_attr >> 28  # the Unix mode's file type; 0 if it was not packed on Unix
-                budget.check(info.filename, info.file_size, kind in (0, 4, 8))  # 4: a folder, 8: a file
-                if not info.is_dir():
-                    yield info.filename, opened.open(info)
-        return
-    with gzip.open(archive) as unzipped, tarfile.open(fileobj=(counted := Counted(unzipped, budget)), mode="r|") as opened:
-        for info in opened:
-            if of_finder(info.name):
+    members = zip_members if zipfile.is_zipfile(archive) else tar_members
+    for name, source in members(archive, budget):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with source, open(target, "xb") as file:  # x: fails if the name comes twice
+            shutil.copyfileobj(source, file)
+
+
+def move_contents(archive, temporary, folder):
+    """Move what is in `temporary` to `folder`. Returns the new paths. Raises InputError."""
+    paths = sorted(temporary.iterdir())
+    if not paths:
+        raise InputError(f"{archive}: holds no file")
+    present = [path.name for path in paths if (folder / path.name).exists()]
+    if present:
+        raise InputError(f"{archive}: {folder} already holds {', '.join(present)}; "
+                         "move it away first")
+    return [path.rename(folder / path.name) for path in paths]
+
+
+def zip_members(archive, budget):
+    """(path, open file) of each file in a .zip. Raises InputError."""
+    with zipfile.ZipFile(archive) as opened:
+        for info in opened.infolist():
+            if is_from_macos(info.filename):
                 continue
-            budget.check(info.name, 0, info.isfile() or info.isdir())
+            # The file type in the Unix mode: 4 a folder, 8 a file, 0 if not packed on Unix.
+            file_type = info.external_attr >> 28
+            budget.spend(info.file_size)
+            check_member(archive, info.filename, plain=file_type in (0, 4, 8))
+            if not info.is_dir():
+                yield info.filename, opened.open(info)
+
+
+def tar_members(archive, budget):
+    """(path, open file) of each file in a .tar.gz. Raises InputError."""
+    with contextlib.ExitStack() as stack:
+        stream = Counted(stack.enter_context(gzip.open(archive)), budget)
+        opened = stack.enter_context(tarfile.open(fileobj=stream, mode="r|"))
+        for info in opened:
+            if is_from_macos(info.name):
+                continue
+            check_member(archive, info.name, plain=info.isfile() or info.isdir())
             if info.isfile():
                 yield info.name, opened.extractfile(info)
-        while counted.read(1 << 20):  # to the very end, where the checksum stands
+        while stream.read(1 << 20):  # to the end, where gzip's checksum is
             pass
 
 
-def of_finder(name):
-    """Whether macOS put it into the archive beside what was packed: no part of the data."""
+def check_member(archive, name, plain):
+    """Raises InputError for a path that could lead out of the folder, and for a link or device."""
+    path = PurePosixPath(name)
+    odd_characters = "\\" in name or ":" in name or not name.isprintable()
+    if path.is_absolute() or ".." in path.parts or odd_characters:
+        raise InputError(f"{archive}: the path {name!r} may lead out of the folder; refused")
+    if not plain:
+        raise InputError(f"{archive}: {name!r} is a link or a device, not a file; refused")
+
+
+def is_from_macos(name):
+    """Whether macOS added this file to the archive: not a part of the data."""
     parts = PurePosixPath(name).parts
     return parts[:1] == ("__MACOSX",) or parts[-1:] in ((".DS_Store",), ("Icon\r",))
 
 
 class Budget:
-    """How much an archive may still unpack to."""
+    """How many more bytes an archive may unpack to."""
 
     def __init__(self, archive):
-        self.archive, self.bytes = archive, EXPANSION * archive.stat().st_size
+        self.archive = archive
+        self.bytes = EXPANSION * archive.stat().st_size
 
     def spend(self, size):
         self.bytes -= size
         if self.bytes < 0:
-            raise InputError(f"{self.archive}: unpacks to more than {EXPANSION} times its size; refused")
-
-    def check(self, name, size, plain):
-        self.spend(size)
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name or ":" in name or not name.isprintable():
-            raise InputError(f"{self.archive}: the path {name!r} may lead out of the folder; refused")
-        if not plain:
-            raise InputError(f"{self.archive}: {name!r} is a link or a device, not a file; refused")
+            raise InputError(f"{self.archive}: unpacks to more than {EXPANSION} times its size; "
+                             "refused")
 
 
 class Counted:
@@ -115,8 +144,9 @@ class Counted:
 
 def main(arguments):
     parser = Parser(__doc__)
-    parser.add_argument("archives", nargs="+")
-    parser.add_argument("--data_dir", required=True, help="folder that gets CoLA/, MNLI/, ... and aclImdb/")
+    parser.add_argument("archives", nargs="+", help="files that end in .zip or .tar.gz")
+    parser.add_argument("--data_dir", required=True,
+                        help="folder that gets CoLA/, MNLI/, ... and aclImdb/")
     args = parser.parse_args(arguments)
     for archive in args.archives:
         print(f"{archive}: {', '.join(map(str, unpack(archive, args.data_dir)))}")
