@@ -43,6 +43,7 @@ def summarize(out_dir, data_dir, titles, baseline, all_tasks, seeds, also=()):
         raise InputError(f"{out_dir}: nothing to report yet: no task is finished for {baseline} "
                          f"and the other models with {seeds} seed(s); run it without --report_only")
     columns = column_headings(outcomes[baseline], tasks)
+    # The column that the conclusion and the change since an edit are about.
     main_column = "macro" if "macro" in columns else next(iter(columns))
 
     scores = {titles[name]: scores_by_column(columns, found) for name, found in outcomes.items()}

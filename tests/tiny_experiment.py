@@ -9,7 +9,7 @@ TASKS = ("cola", "mnli", "mrpc", "imdb")  # those of an experiment without --tas
 
 
 def arguments(world, out_dir, *more):
-    """The arguments of ablation.py. Of a flag that is given twice the last one counts."""
+    """The arguments of ablation.py. If a flag is given twice, the last value counts."""
     words = (
         "--preset", "mini",
         "--teacher", world / "teacher",
