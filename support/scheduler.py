@@ -149,9 +149,7 @@ def run_all(commands, seconds, jobs, out_dir, verbose):
                     if option("--model", arguments) in unfinished:
                         continue
                     waiting.remove((command, expected))
-                    if verbose:
-                        progress.write(f"$ {shell_command(command)}")
-                    future = pool.submit(run_job, module.__name__, arguments, log_path)
+                    future = pool.submit(run_job, module.__name__, arguments, log_path, verbose)
                     running[future] = (option("--out_dir", arguments), expected)
                 done, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)
                 for future in done:
@@ -165,7 +163,7 @@ def run_all(commands, seconds, jobs, out_dir, verbose):
                                            "stopped") from None
 
 
-def run_job(module, arguments, log_path):
+def run_job(module, arguments, log_path, verbose):
     """One command, in a process of the pool. Returns what its line in the terminal says.
 
     SIGTERM ends the process, after the step and a checkpoint."""
@@ -173,9 +171,12 @@ def run_job(module, arguments, log_path):
     module, started = importlib.import_module(module), time.monotonic()
     folder = option("--out_dir", arguments)
     archived_before = archived_versions(folder)
+    command = f"$ {shell_command((module, arguments))}"
+    if verbose:
+        print(command, flush=True)
     try:
         with open(log_path, "a", buffering=1) as log, contextlib.redirect_stdout(log):
-            print(f"$ {shell_command((module, arguments))}")
+            print(command)
             outcome = module.main(arguments)
     except Interrupted:
         os._exit(143)

@@ -33,7 +33,22 @@ def test_it_says_first_what_it_will_do_and_how_long_it_takes(experiment):
     assert re.match(r"5 students to distil from .*/teacher, "
                     r"6 models to fine-tune on cola, mnli, mrpc, imdb, "
                     r"with 1 seed\(s\): 29 runs, of which 29 are to do", first)
-    assert re.match(r"About \d+ minutes on this machine", second)
+    assert re.match(r"About \d+ minutes on this machine .* Full commands: .*/commands.log", second)
+
+
+def test_each_finished_run_is_one_short_line_with_its_score(experiment):
+    out_dir, printed = experiment
+    lines = [line for line in printed.splitlines() if re.match(r"\[\d+/29\] ", line)]
+    assert [line.split("/")[0] for line in lines] == [f"[{n}" for n in range(1, 30)]
+    assert all(len(line) <= 100 for line in lines)
+    assert " $ " not in printed and "python" not in printed
+    for variant in ablation.VARIANTS:
+        score = score_of(out_dir, variant, 0, "mrpc")
+        shown = rf"^\[\d+/29\] {variant}/seed0/mrpc: MRPC {score:.1f} \(\d+ s\)$"
+        assert len(re.findall(shown, printed, re.MULTILINE)) == 1
+        accuracy = read_json(out_dir, variant, "seed0", "run.json")["heldout_after"]["mlm_accuracy"]
+        shown = rf"\] {variant}/seed0: fills in {100 * accuracy:.1f} % of the masked words"
+        assert len(re.findall(shown, printed)) == 1
 
 
 def test_every_student_and_every_fine_tuning_is_there(experiment):
@@ -73,10 +88,10 @@ def test_each_variant_changes_exactly_one_thing(experiment):
     }
 
 
-def test_the_printed_commands_do_the_same_alone(experiment, tmp_path):
-    out_dir, printed = experiment
-    lines = [line for line in printed.splitlines() if " $ python " in line]
-    commands = [line.split(" $ ")[1] for line in lines]
+def test_the_logged_commands_do_the_same_alone(experiment, tmp_path):
+    out_dir, _ = experiment
+    lines = (out_dir / "commands.log").read_text().splitlines()
+    commands = [line.removeprefix("$ ") for line in lines if line.startswith("$ python ")]
     assert len(commands) == 5 + 6 * 4
     command = next(c for c in commands if "pretrain.py" in c and "--use_ce 0" in c)
     student, alone = out_dir / "no_ce" / "seed0", tmp_path / "alone"
@@ -123,8 +138,8 @@ class Copy:
 
     def run(self, *more):
         """([(module, out_dir) of each run], what was printed) of the copy's ablation.py."""
-        printed = run_experiment(self.arguments(*more), self.folder)
-        return re.findall(r"\] \$ python (\w+).py .*--out_dir (\S+)", printed), printed
+        printed = run_experiment(self.arguments("--verbose", *more), self.folder)
+        return re.findall(r"^\$ python (\w+).py .*--out_dir (\S+)", printed, re.MULTILINE), printed
 
 
 @pytest.fixture
@@ -144,7 +159,9 @@ def test_an_edited_formula_reruns_the_students_that_use_it_and_shows_what_it_did
     student = f"{copy.runs}/full/seed0"
     assert again == [("pretrain", student), ("finetune", f"{student}/cola"),
                      ("finetune", f"{student}/imdb")]
-    assert "full/seed0: out of date (the code has changed); kept as" in printed
+    assert re.search(r"full/seed0: fills in .*; what it replaces is kept as .*full/seed0~1", printed)
+    log = (copy.runs / "commands.log").read_text()
+    assert "full/seed0: out of date (the code has changed); kept as" in log
     assert read_json(copy.runs, "full", "seed0~1", "cola", "results.json")["score"] == old
     new = score_of(copy.runs, "full", 0, "cola")
     since_edit = read_json(copy.runs, "results.json")["since_edit"]
@@ -195,7 +212,7 @@ def kill(process):
 
 def test_an_interrupted_experiment_resumes_where_it_stopped(copy):
     """Killed in the middle of a fine-tuning, for real."""
-    more = ("--tasks", "cola,imdb", "--variants", "full",
+    more = ("--verbose", "--tasks", "cola,imdb", "--variants", "full",
             "--finetune_args", "--epochs 30 --max_length 32")
     process = start(copy.arguments(*more), copy.folder)
     for line in process.stdout:
@@ -210,7 +227,7 @@ def test_side_by_side_gives_the_same_bytes_as_one_after_the_other(world, tmp_pat
         command = arguments(world, tmp_path / str(jobs), "--jobs", jobs, "--tasks", "cola",
                             "--variants", "full,no_ce")
         printed = run_experiment(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        assert len(re.findall(r"\[\d/5\] \$ python", printed)) == 5
+        assert len(re.findall(r"^\[\d/5\] ", printed, re.MULTILINE)) == 5
     for file in ("full/seed0/model.safetensors", "no_ce/seed0/cola/model.safetensors",
                  "teacher/seed0/cola/predictions.tsv"):
         assert (tmp_path / "1" / file).read_bytes() == (tmp_path / "2" / file).read_bytes()
@@ -234,7 +251,7 @@ def test_one_of_several_jobs_that_fails_ends_them_all_in_one_line(world, tmp_pat
                     reason="asks /proc for the processes' children")
 def test_jobs_end_with_the_process_that_started_them(world, tmp_path):
     process = start(arguments(
-        world, tmp_path, "--jobs", 2, "--tasks", "cola", "--variants", "full",
+        world, tmp_path, "--jobs", 2, "--verbose", "--tasks", "cola", "--variants", "full",
         "--finetune_args=--epochs 100000 --max_length 32"))
     for line in process.stdout:
         if "finetune.py" in line:
@@ -261,7 +278,7 @@ def test_jobs_end_with_the_process_that_started_them(world, tmp_path):
     (["--preset", "minni"], "unknown preset 'minni'; did you mean mini"),
     (["--variants", "full,no_coss"], "unknown variant 'no_coss'; did you mean no_cos"),
     (["--tasks", "cola,mrcp"], "unknown task 'mrcp'; did you mean mrpc"),
-    (["--variants", "no_cos"], "--variants must hold full"),
+    (["--variants", "no_cos"], "--variants must contain full"),
     (["--seeds", "three"], "--seeds: invalid whole number value: 'three'"),
     (["--teacher", "nowhere"], "nowhere/config.json: no such file"),
     (["--data_dir", "nowhere"], "nowhere: holds no folder CoLA"),
