@@ -304,7 +304,7 @@ def read_arguments(arguments):
     add("--corpus", nargs="+", help="text files, or folders of them")
     add("--data_dir", help="folder that holds CoLA/, or glue_data/CoLA/")
     add("--only", type=list_of(MEASUREMENTS, "measurement"), default=list(MEASUREMENTS),
-        help=f"measurements, separated by commas; default: {','.join(MEASUREMENTS)}")
+        help=f"separated by commas; default: all of {', '.join(MEASUREMENTS)}")
     add("--out_dir", default="runs/bench",
         help="folder for the random teacher and the corpora to tokenize")
     add("--batch_size", type=in_range(int, 1),
