@@ -1,6 +1,6 @@
 """The guided tour: distillation step by step, with the real functions, in under a minute.
 
-    make lesson         # runs it, prints text and results, and writes both to LESSON.md
+    make lesson         # text and results; with the code they also go into LESSON.md
     python lesson.py    # the results alone
 
 An editor opens it as a notebook: each `# %%` starts a cell. Read next: losses.py.
@@ -11,7 +11,7 @@ An editor opens it as a notebook: each `# %%` starts a cell. Read next: losses.p
 # A large model, the teacher, has learned a language. A student of half its depth is to do the
 # same. Here both are BERTs: they fill in blanks. The teacher comes with the project: 12 layers,
 # trained on a miniature language of 492 words, whose text `support/toy.py` writes.
-# This page is written by `make lesson`, which runs `lesson.py` on a CPU in under a minute.
+# `make lesson` runs `lesson.py`, on a CPU in under a minute, and writes this page.
 #
 # ## 1. What a teacher knows about one blank
 #
@@ -62,15 +62,16 @@ others = [f"{100 * (1 - p[likeliest + unfit].sum()):6.2f} %" for p in at_tempera
 print(f"{'all others':10}" + "".join(others))
 
 # %% [markdown]
-# Each column is the softmax of the teacher's logits, divided by T. These are the **soft targets**.
-# A label would say: *pursued*. The teacher (T = 1) says: *pursued*, but any other verb for what a
-# dog can do to a cat would be possible; *washed*, which in this language is done to things, would
-# not, nor would *slept* or *the*. So one blank tells the student something about all 492 words.
+# Each column is the softmax of the teacher's logits divided by T: the **soft targets**. The rows
+# are the eight likeliest words, three that do not fit, and the sum over the 481 others. A label
+# would say: *pursued*. The teacher says, in the column T = 1: *pursued*, but other verbs for what a
+# dog can do to a cat are possible; *washed*, which in this language is done to things, is not, and
+# *slept* and *the* are not either. So one blank tells the student something about every word.
 #
 # **The temperature** decides how much of this counts in the loss. At T = 1 the first word has
-# four fifths of the probability. At T = 2, which training uses, the other fitting verbs have most
-# of it, and unfit words still almost none. At T = 8 the distribution is nearly flat: a fitting
-# verb has only a few times the probability of an unfit word.
+# four fifths of the probability. At T = 2, which training uses, the other verbs that fit have most
+# of it, and a word that does not fit still has almost none. At T = 8 the distribution is nearly
+# flat: a verb that fits is only a few times as likely as a word that does not.
 #
 # ## 2. Half of the layers, copied
 #
@@ -93,7 +94,7 @@ heldout_blocks = packed_blocks("runs/toy/world/heldout.txt")
 
 
 def best_words(model):
-    """The heading of a column, and the model's five likeliest words for the blank."""
+    """The model's five likeliest words for the blank, with their probabilities at T = 1."""
     probabilities, words = word_probabilities(model).topk(5)
     rows = zip(probabilities.tolist(), words.tolist())
     return [f"{100 * p:5.1f} %  {tokenizer.id_to_token(word)}" for p, word in rows]
@@ -123,17 +124,17 @@ print()
 show_heldout("copied")
 
 # %% [markdown]
-# The copy no longer knows what the blank needs: six layers that used to work as one in two do not
-# fit together. The last line looks beyond this one sentence, at the blanks of 128 blocks of
-# held-out text: how often student and teacher agree on the likeliest word, and how often each
-# finds the word that the text really has. The teacher is far from 100 %, as the language often
-# leaves a choice.
+# A copied layer expects the output of the layer below it, which often was not copied. So the words
+# get worse: the copy does not even see that the blank needs a verb like *pursued*. The last line
+# looks beyond this sentence, at the blanks of 128 blocks of held-out text: how often student and
+# teacher agree on the likeliest word, and how often each finds the true word. The teacher is far
+# from 100 % because a text can often go on in several ways.
 #
 # ## 3. The three losses of one sentence, by hand
 #
-# `losses.py` defines them. Here they are again in numpy, from nothing but the logits and the last
-# hidden states of both models. The losses marked `ce` and `cos` are means over all 16 tokens; the
-# loss `mlm` is a mean over the masked tokens, here one.
+# `losses.py` defines them. Here they are again in numpy, from the logits and the last hidden states
+# of both models alone. `ce` and `cos` are means over all 16 tokens, `mlm` is a mean over the masked
+# tokens, here a single one.
 
 # %%
 labels = torch.full_like(sentence_ids, -100)  # -100: not masked
@@ -161,19 +162,20 @@ cos = (1 - (h_s * h_t).sum(-1) / norms).mean()                     # 1 - cos(h_s
 by_hand = {"ce": ce, "mlm": mlm, "cos": cos, "total": 5 * ce + 2 * mlm + 1 * cos}
 print(f"{'loss':8}{'by hand':>10}{'losses.py':>12}")
 for name, value in {**by_losses_py, "total": total}.items():
-    print(f"{name:8}{by_hand[name]:10.4f}{value:12.4f}")
+    print(f"{name:8}{by_hand.get(name, np.nan):10.4f}{value:12.4f}")
 
 # %% [markdown]
-# Both columns are equal. `ce` is how far the student's soft targets are from the teacher's (0: the
-# same distribution); `mlm` is minus the logarithm of the probability that the student gives to
-# the true word; `cos` is 0 where the hidden states point in the same direction, 1 where they are
-# orthogonal. `total` is what the student minimises: 5 ce + 2 mlm + 1 cos.
+# Both columns are equal. `ce` says how far the student's distribution is from the teacher's, at
+# T = 2; 0 would be the same distribution. `mlm` is minus the logarithm of the probability that the
+# student gives to the true word. `cos` would be 0 if the hidden states of both had the same
+# direction, and 1 if they were orthogonal. `total` is what the student minimises:
+# 5 ce + 2 mlm + 1 cos.
 #
 # ## 4. The loop
 #
-# Eighty steps, each on 32 blocks of 64 tokens, of which 15 % are masked. The teacher runs in
-# `triple_loss`, on the same masked text, and is not trained. `pretrain.py` has the same loop, with
-# a schedule for the learning rate.
+# Eighty steps, each on 32 blocks of 64 tokens, of which 15 % are masked. `triple_loss` runs teacher
+# and student on the same masked text; only the student is trained. `pretrain.py` has the same loop,
+# and a schedule for the learning rate.
 
 # %%
 STEPS = 80
@@ -195,8 +197,9 @@ for step in range(STEPS):
         print(f"step {step:3}   total {total.item():5.2f}   {values}", flush=True)
 
 # %% [markdown]
-# The losses of single batches, so they go up and down a little. `ce` and `cos` could reach 0, with
-# a student that does exactly as its teacher does. `mlm` cannot: nobody can guess every hidden word.
+# Each line has the losses of one batch, so they vary from line to line. `ce` and `cos` would be 0
+# for a student that does exactly what its teacher does. `mlm` cannot be 0: nobody can guess every
+# hidden word.
 #
 # ## 5. The words come back
 
@@ -214,18 +217,20 @@ axes[0].set_ylabel("loss of the step's batch")
 figure.savefig("assets/lesson-losses.png", dpi=100)
 
 # %% [markdown]
-# ![Three falling curves: ce, mlm and cos, against the step](assets/lesson-losses.png)
+# ![The losses ce, mlm and cos of each step](assets/lesson-losses.png)
 #
-# With half of the layers the student gives nearly the teacher's answers: not only the first word,
-# but also others that fit. On held-out text it agrees with the teacher far more often than the
-# copy did, and is right nearly as often as the teacher. The picture shows the three losses of
-# each step: most of the damage is repaired in the first twenty, the rest takes patience.
+# With half of the layers the student gives nearly the teacher's answers: the same first word, and
+# other verbs that fit. On held-out text it agrees with the teacher more often than the copy did,
+# and finds the true word nearly as often as the teacher. In the picture, `mlm` is down after a few
+# steps and then varies with the batch; `ce` falls for longer, as it asks for the probability of
+# every word; `cos` falls slowly, and even rises while the other two, with larger weights, drop.
 #
 # ## 6. The same loss in less memory
 #
-# `triple_loss` holds the logits of all tokens at once. With BERT's 30,522 words, those of 32 blocks
-# of 128 tokens are 500 MB, and their gradient is as large again. `pretrain.py` therefore evaluates
-# the same formulas on a chunk of tokens at a time (`support/chunked_loss.py`).
+# `triple_loss` holds the logits of all tokens at once. With BERT's 30,522 words, the logits of 32
+# blocks of 128 tokens are 500 MB, and their gradient is as large again. `pretrain.py` therefore
+# evaluates the same formulas on a chunk of tokens at a time (`support/chunked_loss.py`). One more
+# batch, both ways:
 
 # %%
 input_ids, labels = blocks.training_batch(STEPS, batch_size=32, mlm_prob=0.15, seed=0)
@@ -253,8 +258,8 @@ for name, value in {**losses, "total": total}.items():
 print(f"relative difference of the gradients: {difference:.4f}")
 
 # %% [markdown]
-# The same values and the same gradient, so the same training. The formulas are called as they are,
-# which is why an edit of a formula is all that a new loss takes.
+# The same values and the same gradient, so the same training. `support/chunked_loss.py` calls the
+# formulas of `losses.py` as they are: to change a loss, edit its formula and nothing else.
 #
 # ## 7. Now edit `cosine_loss`
 #
@@ -271,10 +276,10 @@ print(f"relative difference of the gradients: {difference:.4f}")
 # make ablation
 # ```
 #
-# It distils five students, each without one part of the method, fine-tunes all of them on four
-# tasks and reports what each part is worth, in minutes. After an edit only what depends on it runs
-# again, and the report shows the change. (Step 3 of this lesson will show the difference too: `by
-# hand` is still the cosine.)
+# It distils five students, one with everything and four without one part each, fine-tunes them and
+# the teacher on four tasks, and reports what each part is worth: 9 minutes on two cores. After an
+# edit, only what depends on it runs again, and the report shows the change. `make lesson` shows the
+# edit too: in step 3, `by hand` is still the cosine.
 #
 # What to read next: `losses.py` (the objective and why it works), `model.py` (BERT and
 # `make_student`), `data.py` (blocks and masks), `pretrain.py` (this loop, complete), `finetune.py`

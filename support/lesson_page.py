@@ -1,9 +1,9 @@
-"""`make lesson`: runs lesson.py cell by cell, prints it, and writes LESSON.md.
+"""Runs lesson.py cell by cell, as `make lesson` does, and writes LESSON.md.
 
     python -m support.lesson_page
 
-A cell starts at a line `# %%` (code) or `# %% [markdown]` (text, in comments). The page has the
-text as it is, the code, and what the code printed. Nothing is written if a cell fails.
+A cell starts at a line `# %%` (code) or `# %% [markdown]` (text, in comments). Text and what the
+code prints are shown as they come; the page has the code too. If a cell fails, the page stays.
 """
 import contextlib
 import io
