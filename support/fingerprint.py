@@ -3,6 +3,7 @@
 Comments, docstrings and layout of the code do not count, nor do the times of files.
 """
 import ast
+import collections
 import functools
 import hashlib
 import os
@@ -13,19 +14,28 @@ from support.errors import InputError
 PROJECT = Path(__file__).resolve().parent.parent
 
 
-@functools.cache  # the code as it was when this process first asked
+@functools.cache
 def code_fingerprint(file, names=(), imports=True):
     """A digest of the code in `file` and in all project files that it imports, directly or not.
 
     names: of losses.py, only these definitions count, and those that they use. So an edited
-    formula touches only the runs that train with it. imports=False: the file alone."""
+    formula touches only the runs that train with it. (A module of your own that losses.py
+    imports counts as a whole, for every run.) imports=False: the file alone."""
     digest = hashlib.blake2b(digest_size=12)
     for path in sorted(imported_files(file)) if imports else [Path(file)]:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        statements = statements_of(path)
         if path == PROJECT / "losses.py":
-            tree.body = statements_reached(tree.body, names)
-        digest.update(ast.unparse(without_docstrings(tree)).encode())
+            statements = statements_reached(statements, names)
+        digest.update(ast.unparse(ast.Module(statements, type_ignores=[])).encode())
     return digest.hexdigest()
+
+
+@functools.cache
+def statements_of(path):
+    """The top-level statements of a file, without docstrings, as when this process first asked.
+
+    If the file is edited later, this process still runs what it has loaded."""
+    return without_docstrings(ast.parse(path.read_text(encoding="utf-8"))).body
 
 
 def imported_files(file):
@@ -36,7 +46,7 @@ def imported_files(file):
         if path in found:
             continue
         found.add(path)
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(ast.Module(statements_of(path), type_ignores=[])):
             for module in imported_modules(node):
                 candidate = PROJECT / f"{module.replace('.', '/')}.py"
                 if candidate.is_file():
@@ -57,28 +67,37 @@ def statements_reached(statements, names):
     """Those top-level statements that the definitions of these names use, directly or not.
 
     Statements that define nothing always count, and all count if a name is not found."""
-    defined_in = {name: node for node in statements for name in names_defined(node)}
-    if not set(names) <= defined_in.keys():
+    definitions = collections.defaultdict(list)
+    for node in statements:
+        for name in names_defined(node):
+            definitions[name].append(node)
+    if not set(names) <= definitions.keys():
         return statements
     reached, to_read = set(), list(names)
     while to_read:
         name = to_read.pop()
-        if name in reached or name not in defined_in:
+        if name in reached or name not in definitions:
             continue
         reached.add(name)
-        to_read += [node.id for node in ast.walk(defined_in[name]) if isinstance(node, ast.Name)]
+        for node in definitions[name]:
+            to_read += [part.id for part in ast.walk(node) if isinstance(part, ast.Name)]
     return [node for node in statements if not names_defined(node) or reached & names_defined(node)]
 
 
 def names_defined(node):
-    """The names that a top-level definition, assignment or import binds."""
+    """The names that a top-level statement binds: a definition, an assignment, an import, or
+    an if or try that contains them."""
     if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
         return {node.name}
     if isinstance(node, (ast.Import, ast.ImportFrom)):
         return {(alias.asname or alias.name).split(".")[0] for alias in node.names}
     targets = getattr(node, "targets", [getattr(node, "target", None)])
     bound = [part for target in targets if target for part in ast.walk(target)]
-    return {part.id for part in bound if isinstance(part, ast.Name)}
+    names = {part.id for part in bound if isinstance(part, ast.Name)}
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.stmt, ast.excepthandler)):
+            names |= names_defined(child)
+    return names
 
 
 def without_docstrings(tree):

@@ -1,0 +1,42 @@
+"""A copy of the project's code that a test may edit, and on which fingerprints then depend."""
+import shutil
+
+from conftest import ROOT
+
+import finetune
+import pretrain
+from support import fingerprint
+
+
+class CodeCopy:
+    """The code in `folder`. The code that runs stays the project's own."""
+
+    def __init__(self, folder, monkeypatch):
+        self.folder = folder
+        (folder / "support").mkdir(parents=True)
+        for path in (*ROOT.glob("*.py"), *ROOT.glob("support/*.py")):
+            shutil.copy(path, folder / path.relative_to(ROOT))
+        monkeypatch.setattr(fingerprint, "PROJECT", folder)
+        monkeypatch.setattr(finetune, "PROJECT", folder)
+        for module in (pretrain, finetune):
+            monkeypatch.setattr(module, "__file__", str(folder / f"{module.__name__}.py"))
+        self.forget()
+
+    def forget(self):
+        """As if a new process asked: it reads the code anew."""
+        fingerprint.code_fingerprint.cache_clear()
+        fingerprint.statements_of.cache_clear()
+
+    def read(self, file):
+        return (self.folder / file).read_text(encoding="utf-8")
+
+    def write(self, file, text):
+        """Write a file, unnoticed by this process until forget()."""
+        (self.folder / file).write_text(text, encoding="utf-8")
+
+    def replace(self, file, old, new):
+        """Replace what occurs once in a file; "" appends, to a new file if need be."""
+        text = self.read(file) if (self.folder / file).exists() else ""
+        assert not old or text.count(old) == 1, f"{file} has {text.count(old)} times {old!r}"
+        self.write(file, text.replace(old, new) if old else text + new)
+        self.forget()
