@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from support.device import resolve_device, supports_bf16
-from support.distributed import RANK, WORLD_SIZE
+from support.distributed import RANK, WORLD_SIZE, ignore_signals_of_torchrun
 from support.errors import InputError, Interrupted, interrupt
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
@@ -46,11 +46,11 @@ def command_line(main, under_torchrun=False):
         message, status = str(stop), 128 + stop.number
     name = f"{Path(sys.argv[0]).name}: "
     if WORLD_SIZE > 1:
-        for number in (signal.SIGINT, signal.SIGTERM):  # torchrun signals a process that is ending
-            signal.signal(number, signal.SIG_IGN)
+        ignore_signals_of_torchrun()
         # On a line of its own: another rank's progress bar may be on this one.
         name = f"\n{name}process {RANK} of {WORLD_SIZE}: "
-    print(name + " ".join(message.split()), file=sys.stderr)
+    line = name + " ".join(message.split()) + "\n"
+    sys.stderr.write(line)  # in one piece: nobody else's output can get between
     sys.exit(status)
 
 

@@ -6,6 +6,7 @@ Each rank works on its shard of a batch's rows; rank 0 alone writes files and sp
 """
 import contextlib
 import os
+import signal
 
 import torch
 from torch import distributed, nn
@@ -54,6 +55,15 @@ def is_lost_connection(error):
         return False
     about_connection = "gloo" in str(error) or "Connection" in str(error)
     return isinstance(error, distributed.DistError) or about_connection
+
+
+def ignore_signals_of_torchrun():
+    """torchrun ends the other ranks when one has failed. One that is ending ignores that.
+
+    Without torchrun this does nothing."""
+    if WORLD_SIZE > 1:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def wrap_ddp(module):

@@ -11,7 +11,8 @@ import os
 import re
 from pathlib import Path
 
-from support.distributed import LOST_CONNECTION, RANK, broadcast, is_lost_connection
+from support.distributed import (LOST_CONNECTION, RANK, broadcast, ignore_signals_of_torchrun,
+                                 is_lost_connection)
 from support.errors import InputError, Interrupted
 from support.files import lock_file, read_json, write_json
 from support.training_run import OTHER_CODE, Run, git_commit, read_checkpoint
@@ -167,10 +168,17 @@ def close_folder(folder, log, is_fresh, new_folders):
 
 @contextlib.contextmanager
 def errors_explained(run):
-    """Whatever ends the run too early says how to resume it."""
+    """Whatever ends the run too early says how to resume it.
+
+    After a lost connection torchrun soon sends SIGTERM, which may interrupt any of these lines:
+    so Interrupted is caught outside of all others."""
     folder = run.path.parent
     try:
-        yield
+        try:
+            yield
+        except BaseException:
+            ignore_signals_of_torchrun()
+            raise
     except Interrupted as stop:
         raise Interrupted(stop.number, f"{folder}: stopped; {run.resume_hint()}") from None
     except OSError as error:  # a full disk, a read-only folder, a folder that vanished

@@ -232,7 +232,9 @@ class Run:
     def resume_hint(self):
         """What the same command would do, by what is on disk.
 
-        Another rank may have written a checkpoint that this one has not heard of."""
+        Another rank may have written files that this one has not heard of."""
+        if (self.path.parent / "run.json").exists():
+            return "the run is complete: the same command shows its result"
         step = step_on_disk(self.path)
         if step:
             return f"the same command resumes from step {step}"
@@ -279,9 +281,9 @@ def read_checkpoint(path):
 def step_on_disk(path):
     """The step of the checkpoint in this file; None if there is none that can be read.
 
-    Memory-mapped: the weights are not read."""
+    Memory-mapped, so that the weights are not read; and not sent to a GPU."""
     try:
-        return torch.load(path, weights_only=True, mmap=True)["step"]
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["step"]
     except Exception:  # torch raises many kinds; this only words a message
         return None
 

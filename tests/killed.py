@@ -1,74 +1,56 @@
-"""A run that is killed again and again, for real: python killed.py MODULE SEED KILLS the command's arguments ...
+"""A run that is killed again and again, for real: python killed.py MODULE SEED its arguments ...
 
-Each sitting is a forked process that gets SIGKILL after a random time, or in the middle of writing a file, or right after a
-file got its name. When KILLS of them are dead the next one may end in peace. Prints how each was killed, a line each.
+Each attempt to run it is a forked process, which is killed in one of four ways. First come six
+kills that leave the run unfinished on any machine: each gets at most six steps further. Then come
+four after a random time; on a fast machine the run may end before. The last attempt may end in
+peace. Prints how each was killed, a line each.
 """
 import importlib
-import io
 import os
 import random
 import signal
 import sys
 import time
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-import torch
+from signalled import at_moment
+
+MOMENTS = {"in the middle of a write": ("half-written", 3), "before a rename": ("before:", 4),
+           "after a rename": ("after:", 4)}
 
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def die_in_the_middle_of_a_write(countdown):
-    """Of the countdown-th checkpoint: half of its bytes are in the file."""
-    save = torch.save
-
-    def half(value, file):
-        nonlocal countdown
-        countdown -= 1
-        whole = io.BytesIO()
-        save(value, whole)
-        file.write(whole.getvalue() if countdown else whole.getvalue()[:whole.tell() // 2])
-        if not countdown:
-            file.flush()
-            die()
-    torch.save = half
-
-
-def die_at_a_rename(countdown, after):
-    replace = os.replace
-
-    def renamed(source, target):
-        nonlocal countdown
-        countdown -= 1
-        if countdown or after:
-            replace(source, target)
-        if not countdown:
-            die()
-    os.replace = renamed
+def attempt(module, arguments, way, rng):
+    """Run it in a process of its own that is killed this way. Returns its wait status."""
+    seconds, moment = rng.uniform(0.2, 1.5), None
+    if way in MOMENTS:
+        moment, most = MOMENTS[way]
+        count = rng.randint(1, most)
+    child = os.fork()
+    if child == 0:
+        if moment:
+            at_moment(moment, count, die)
+        module.main(arguments)
+        os._exit(0)
+    if way == "after a time":
+        time.sleep(seconds)
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    return status
 
 
-def main(module, seed, kills, *arguments):
+def main(module, seed, *arguments):
     module, rng = importlib.import_module(module), random.Random(int(seed))
-    for sitting in range(int(kills) + 1):
-        how = "not" if sitting == int(kills) else rng.choice(("after a time", "in a write", "before a rename", "after a rename"))
-        seconds, countdown = rng.uniform(0.2, 1.5), rng.randint(1, 5)
-        child = os.fork()
-        if child == 0:
-            if how == "in a write":
-                die_in_the_middle_of_a_write(countdown)
-            if how.endswith("rename"):
-                die_at_a_rename(countdown, after=how.startswith("after"))
-            module.main(list(arguments))
-            os._exit(0)
-        if how == "after a time":
-            time.sleep(seconds)
-            os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        print("killed", how if os.WIFSIGNALED(status) else f"not: it ended with {status}", flush=True)
+    ways = list(MOMENTS) * 2
+    rng.shuffle(ways)
+    for way in (*ways, *["after a time"] * 4, "not"):
+        status = attempt(module, list(arguments), way, rng)
         if not os.WIFSIGNALED(status):
+            print(f"not killed: it ended with {status}")
             break
+        print("killed", way, flush=True)
 
 
 if __name__ == "__main__":
