@@ -17,10 +17,21 @@ from load_hf_weights import load_tokenizer, model_files, read_config, save_model
 from losses import WEIGHTS
 from model import MaskedLM, chosen_layers, make_student
 from support import toy
-from support.bench_loops import (changed, full_pass, interleave, matrix_products,
-                                 our_distillation, our_evaluation, our_finetuning,
-                                 parts_of_a_step, plain_distillation, plain_evaluation,
-                                 plain_finetuning, tokenizing_a_corpus, tokenizing_alone)
+from support.bench_loops import (
+    changed,
+    full_pass,
+    interleave,
+    matrix_products,
+    our_distillation,
+    our_evaluation,
+    our_finetuning,
+    parts_of_a_step,
+    plain_distillation,
+    plain_evaluation,
+    plain_finetuning,
+    tokenizing_a_corpus,
+    tokenizing_alone,
+)
 from support.cli import Parser, command_line, in_range, list_of, resolve, shell_words
 from support.corpus import text_files
 from support.errors import InputError

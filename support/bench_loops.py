@@ -33,7 +33,6 @@ from support.run_folder import open_run
 from support.task_setup import load_data, new_model, training_rows
 from support.tasks import Example, read_dev, read_train
 
-
 # ---- The plain loops ----
 
 def padded(rows, max_length, pad):

@@ -11,8 +11,13 @@ import os
 import re
 from pathlib import Path
 
-from support.distributed import (LOST_CONNECTION, RANK, broadcast, ignore_signals_of_torchrun,
-                                 is_lost_connection)
+from support.distributed import (
+    LOST_CONNECTION,
+    RANK,
+    broadcast,
+    ignore_signals_of_torchrun,
+    is_lost_connection,
+)
 from support.errors import InputError, Interrupted
 from support.files import lock_file, read_json, write_json
 from support.training_run import OTHER_CODE, Run, git_commit, read_checkpoint

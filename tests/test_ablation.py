@@ -159,7 +159,8 @@ def test_an_edited_formula_reruns_the_students_that_use_it_and_shows_what_it_did
     student = f"{copy.runs}/full/seed0"
     assert again == [("pretrain", student), ("finetune", f"{student}/cola"),
                      ("finetune", f"{student}/imdb")]
-    assert re.search(r"full/seed0: fills in .*; what it replaces is kept as .*full/seed0~1", printed)
+    kept = r"full/seed0: fills in .*; what it replaces is kept as .*full/seed0~1"
+    assert re.search(kept, printed)
     log = (copy.runs / "commands.log").read_text()
     assert "full/seed0: out of date (the code has changed); kept as" in log
     assert read_json(copy.runs, "full", "seed0~1", "cola", "results.json")["score"] == old
