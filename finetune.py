@@ -188,9 +188,11 @@ def compute_logits(model, rows, pad, device, precision, batch_size=64):
 
     Raises InputError if they are not finite."""
     order = sorted_batches(rows, batch_size)[RANK::WORLD_SIZE]  # each rank predicts some batches
-    batches = (collate([rows[i] for i in batch], pad) for batch in order)
+
+    def padded(batch):
+        return collate([rows[i] for i in batch], pad)
     logits = []
-    for batch in prefetch(batches, pin=device.type == "cuda"):
+    for batch in prefetch(map(padded, order), pin=device.type == "cuda"):
         inputs = [x.to(device, non_blocking=True) for x in batch]
         with autocast(device, precision):
             logits += list(model(*inputs).float().cpu().numpy())

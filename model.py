@@ -254,6 +254,10 @@ def init_weights(module, std):
         nn.init.zeros_(module.bias)
 
 
+def count_parameters(model):
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def make_student(teacher, layers=None, init="teacher"):
     """A MaskedLM like the teacher but with fewer layers (Sanh et al. 2019, section 3).
 

@@ -16,7 +16,7 @@ from torch import nn
 from data import PackedBlocks, prefetch
 from load_hf_weights import load_model, load_tokenizer, model_files, read_config, save_model
 from losses import LOSSES, WEIGHTS
-from model import LAYER_CHOICES, MaskedLM, make_student
+from model import LAYER_CHOICES, MaskedLM, count_parameters, make_student
 from support.chunked_loss import ChunkedLoss, arguments_of, compiling_pays, micro_batches
 from support.cli import Parser, add_common_arguments, command_line, in_range, resolve
 from support.corpus import corpus_tokens, text_files
@@ -263,8 +263,8 @@ def distil(args, depends_on):
                              f"({after}); {run.last_good()}")
         if RANK == 0:
             save_model(student, tokenizer, args.out_dir)
-        parameters = sum(p.numel() for p in student.parameters())
-        record = run.finish(heldout_after=after, corpus_blocks=blocks.count, parameters=parameters)
+        record = run.finish(heldout_after=after, corpus_blocks=blocks.count,
+                            parameters=count_parameters(student))
     before = record["heldout_before"]
     changes = [f"{name} {before[name]:.3f} -> {after[name]:.3f}" for name in after]
     print(f"{args.out_dir}: held out, {', '.join(changes)}")

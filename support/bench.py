@@ -15,7 +15,7 @@ import torch
 
 from load_hf_weights import load_tokenizer, model_files, read_config, save_model
 from losses import WEIGHTS
-from model import MaskedLM, chosen_layers, make_student
+from model import MaskedLM, chosen_layers, count_parameters, make_student
 from support import toy
 from support.bench_loops import (
     changed,
@@ -368,7 +368,7 @@ def main(arguments):
     seed_torch(0)
     teacher = MaskedLM(config)
     student = make_student(teacher)
-    sizes = [sum(p.numel() for p in model.parameters()) for model in (teacher, student)]
+    sizes = [count_parameters(model) for model in (teacher, student)]
     args.config = str(Path(args.out_dir, "random-teacher"))
     save_model(teacher, tokenizer, args.config)
     del teacher, student  # their memory belongs to the loops

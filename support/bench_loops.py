@@ -25,7 +25,7 @@ import pretrain
 from data import collate, encode, mask_tokens
 from load_hf_weights import load_tokenizer, read_config
 from losses import triple_loss
-from model import Classifier, MaskedLM, make_student
+from model import Classifier, MaskedLM, count_parameters, make_student
 from support.corpus import corpus_tokens, text_files
 from support.device import autocast, peak_memory, peak_memory_of
 from support.errors import InputError
@@ -189,7 +189,7 @@ def full_pass(args, log):
     dev_sets = read_dev(args.task, args.data_dir).values()
     examples = [example for dev_set in dev_sets for example in dev_set]
     rows = encode(examples, tokenizer, args.max_length)
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = count_parameters(model)
     while True:
         with torch.inference_mode():
             for row in rows:

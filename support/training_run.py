@@ -148,8 +148,8 @@ class Run:
         Raises InputError if a loss of this or an earlier step is not finite."""
         recent, self.recent_losses = self.recent_losses, []
         names = list(recent[0])
-        table = torch.stack([torch.stack([losses[name] for name in names]) for losses in recent])
-        table = all_reduce_mean(table)
+        rows = [torch.stack(list(losses.values())) for losses in recent]
+        table = all_reduce_mean(torch.stack(rows))
         for number, row in enumerate(table, step - len(recent) + 1):
             if not all(map(math.isfinite, row)):
                 values = ", ".join(f"{name} {value:.4g}" for name, value in zip(names, row))

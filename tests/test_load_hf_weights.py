@@ -57,8 +57,10 @@ def renamed(*replacements):
 def without(*parts):
     """A change of weights: drop each whose name contains one of the parts."""
     def change(weights):
-        return {name: tensor for name, tensor in weights.items()
-                if not any(part in name for part in parts)}
+        kept = dict(weights)
+        for part in parts:
+            kept = {name: tensor for name, tensor in kept.items() if part not in name}
+        return kept
     return change
 
 
