@@ -19,14 +19,11 @@ from torch.utils.flop_counter import FlopCounterMode
 import pretrain
 from data import prefetch
 from load_hf_weights import load_model
-from losses import LOSSES, WEIGHTS, triple_loss
+from losses import LOSSES, WEIGHTS
 from model import BertConfig, Classifier, MaskedLM, make_student
 from support import bench
 from support.chunked_loss import ChunkedLoss, compiling_pays
 from support.errors import InputError
-
-SUBSETS = ["ce mlm cos", "ce mlm", "mlm cos", "ce cos", "mlm", "ce", "cos", "mse mlm",
-           "ce mlm cos mse"]
 
 
 def batch(masks="some"):
@@ -53,44 +50,6 @@ def values(losses):
 
 
 # ---- In chunks ----
-
-def squared_error(student_logits, teacher_logits):
-    """A formula that somebody adds."""
-    return (student_logits - teacher_logits).square().mean(-1).mean()
-
-
-@pytest.mark.parametrize("names", SUBSETS)
-@pytest.mark.parametrize("chunk_tokens", [1, 7, 64, 0])
-@pytest.mark.parametrize("masks", ["some", "none", "one"])
-def test_in_double_precision_chunks_give_the_plain_loss_and_gradient(
-        world, monkeypatch, names, chunk_tokens, masks):
-    monkeypatch.setitem(LOSSES, "mse", (squared_error, 0.5))
-    weights = {name: LOSSES[name][1] for name in names.split()}
-    teacher = load_model(world / "teacher").requires_grad_(False).double()
-    student = make_student(teacher).double().eval()
-    input_ids, labels = batch(masks)
-
-    expected, parts = triple_loss(student, teacher, input_ids, labels, weights)
-    if masks == "none" and "mlm" in weights:  # a mean over no tokens: the loss counts as 0
-        others = {name: weight for name, weight in weights.items() if name != "mlm"}
-        nothing = 0.0 * student(input_ids).sum()
-        expected = nothing + triple_loss(student, teacher, input_ids, labels, others)[0]
-        parts["mlm"] = nothing
-    objective = ChunkedLoss(student, teacher, weights, 2.0, chunk_tokens)
-    total, losses = evaluate(objective, input_ids, labels)
-
-    assert abs(total.item() - expected.item()) < 1e-10
-    assert values(losses) == pytest.approx(values(parts), abs=1e-10)
-    everything = list(student.parameters())
-    parameters = [parameter for parameter in everything if parameter.requires_grad]
-    if names == "cos":  # which does not train the head
-        assert len(parameters) < len(everything)
-    else:
-        assert len(parameters) == len(everything)
-    gradients = torch.autograd.grad(total, parameters)
-    for gradient, wanted in zip(gradients, torch.autograd.grad(expected, parameters)):
-        assert (gradient - wanted).abs().max() < 1e-10
-
 
 def model_without_weights(vocab_size):
     config = BertConfig(vocab_size=vocab_size, hidden_size=4, num_hidden_layers=1,
