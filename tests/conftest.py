@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -220,3 +221,12 @@ def wait_until(condition, process):
             process.kill()
             pytest.fail("it has not happened within five minutes")
         time.sleep(0.005)
+
+
+def output_of(process):
+    """(stdout, stderr) of a process, which must end by itself within ten minutes."""
+    try:
+        return process.communicate(timeout=600)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise

@@ -15,7 +15,7 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT, last_line, wait_until
+from conftest import ROOT, last_line, output_of, wait_until
 
 import finetune
 import pretrain
@@ -172,7 +172,7 @@ def test_a_signal_at_any_moment_ends_the_run_with_a_hint(arguments, tmp_path, li
     process = start_command(pretrain, arguments(pretrain, "run", *ENDLESS))
     wait_until(lambda: lines_in(tmp_path / "run" / "log.jsonl") >= lines, process)
     process.send_signal(signal.SIGTERM)
-    _, printed = process.communicate()
+    _, printed = output_of(process)
     assert process.returncode == 143 and "Traceback" not in printed
     checkpoint = tmp_path / "run" / "checkpoint.pt"
     hint = "starts the run again"
@@ -207,7 +207,7 @@ def test_a_stopped_experiment_leaves_checkpoints_of_all_runs_in_progress(experim
                 if lines_in(log) > 3 and not (log.parent / "run.json").exists()]
     wait_until(lambda: len(in_progress()) >= 2, process)
     os.killpg(process.pid, number)  # as Ctrl-C in a terminal does
-    _, printed = process.communicate()
+    _, printed = output_of(process)
     assert process.returncode == status and "Traceback" not in printed
     assert last_line(printed) == ("ablation.py: interrupted; the same command resumes where the "
                                   "runs stopped")
@@ -437,7 +437,7 @@ def test_a_folder_that_vanishes(arguments, tmp_path):
     process = start_command(pretrain, words)
     wait_until((tmp_path / "run" / "checkpoint.pt").exists, process)
     (tmp_path / "run").rename(tmp_path / "elsewhere")
-    _, printed = process.communicate()
+    _, printed = output_of(process)
     assert process.returncode == 2 and "Traceback" not in printed
     assert last_line(printed) == (
         f"pretrain.py: error: {tmp_path}/run/checkpoint.pt: No such file or directory; fix that, "

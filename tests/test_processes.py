@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, no_dropout, wait_until
+from conftest import ROOT, no_dropout, output_of, wait_until
 
 import finetune
 import pretrain
@@ -71,7 +71,7 @@ def test_two_processes_have_the_losses_of_one(arguments, tmp_path):
     the mean over all tokens is not the mean of their means."""
     pretrain.main(arguments("one"))
     job = torchrun("pretrain.py", *arguments("two"))
-    printed, errors = job.communicate()
+    printed, errors = output_of(job)
     assert job.returncode == 0, errors
     assert len(logged(tmp_path / "two")) == 22  # one process logs
     assert_same_log(tmp_path / "two", tmp_path / "one", 1e-5)
@@ -94,7 +94,7 @@ def test_two_processes_fine_tune_as_one_does(world, arguments, tmp_path):
             "--device", "cpu")]
     results = finetune.main(words("one"))
     job = torchrun("finetune.py", *words("two"))
-    printed, errors = job.communicate()
+    printed, errors = output_of(job)
     assert job.returncode == 0, errors
     assert len(logged(tmp_path / "two")) == 20
     assert_same_log(tmp_path / "two", tmp_path / "one", 1e-5)
@@ -127,13 +127,14 @@ STARTS_AGAIN = "the same command starts the run again"
     (0, "half-written", 2, RESUMES),
     (0, "after:checkpoint.pt", 1, RESUMES),  # of which the other one has not heard
     (0, "after:run.json", 1, "the run is complete: the same command shows its result"),
-])
+], ids=["the first in a step", "the second in a step", "in its first checkpoint",
+        "in its second checkpoint", "just after its checkpoint", "just after its last file"])
 def test_when_a_process_is_killed_the_other_one_says_how_to_resume(arguments, tmp_path, rank,
                                                                    moment, count, hint):
     """And the same command, with one process, ends as a run that was never interrupted."""
     again = arguments("run", "--checkpoint_steps", 3)
     job = torchrun_signalled(moment, count, rank, signal.SIGKILL, "pretrain.py", *again)
-    _, errors = job.communicate()
+    _, errors = output_of(job)
     assert job.returncode != 0
     assert_one_says(hint, errors, 1 - rank)
     record = pretrain.main(again)
@@ -160,7 +161,7 @@ def test_a_process_that_is_killed_at_any_moment_leaves_a_checkpoint(arguments, t
     job = torchrun("pretrain.py", *endless)
     wait_until(checkpoint.exists, job)
     os.kill(workers(job)[rank], signal.SIGKILL)
-    _, errors = job.communicate()
+    _, errors = output_of(job)
     assert job.returncode != 0
     step = read_checkpoint(checkpoint)["step"]
     assert step % 3 == 0
@@ -171,7 +172,7 @@ def test_one_process_resumes_what_two_have_begun(arguments, tmp_path):
     """The two are asked to end by a signal to torchrun."""
     again = arguments("run")
     job = torchrun_signalled("step", 8, "torchrun", signal.SIGTERM, "pretrain.py", *again)
-    _, errors = job.communicate()
+    _, errors = output_of(job)
     assert job.returncode != 0
     assert "run: stopped; the same command resumes from step 8\n" in errors, errors
     resume, = pretrain.main(again)["resumed"]
@@ -184,7 +185,7 @@ def test_one_process_resumes_what_two_have_begun(arguments, tmp_path):
 
 def test_a_batch_too_small_for_two_processes_is_refused(arguments, tmp_path):
     job = torchrun("pretrain.py", *arguments("run", "--batch_size", 3))
-    _, errors = job.communicate()
+    _, errors = output_of(job)
     assert job.returncode != 0
     assert ("error: --grad_accum 2 on 2 processes is more micro-batches than --batch_size 3 has "
             "sequences") in errors
@@ -193,6 +194,6 @@ def test_a_batch_too_small_for_two_processes_is_refused(arguments, tmp_path):
 
 def test_a_command_that_torchrun_cannot_start_says_so():
     job = torchrun("-m", "support.bench")
-    _, errors = job.communicate()
+    _, errors = output_of(job)
     assert job.returncode != 0
     assert "error: torchrun works with pretrain.py and finetune.py" in errors
