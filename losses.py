@@ -76,15 +76,19 @@ def triple_loss(student, teacher, input_ids, labels, weights=WEIGHTS, temperatur
     padding, which is left out): (batch, length). weights: {name in LOSSES: weight}.
     Training computes the same in less memory: support/chunked_loss.py."""
     real = slice(None) if attention_mask is None else attention_mask.flatten().bool()
+
+    def tokens(x):  # (batch, length, ...) -> (tokens, ...), without padding
+        return x.flatten(0, 1)[real]
+
     with torch.no_grad():  # the teacher is not trained
-        teacher_hidden = teacher.bert(input_ids, attention_mask).flatten(0, 1)[real]
-        teacher_logits = teacher.logits(teacher_hidden)
-    student_hidden = student.bert(input_ids, attention_mask).flatten(0, 1)[real]  # (tokens, hidden)
-    student_logits = student.logits(student_hidden)  # (tokens, vocab)
+        teacher_hidden = teacher.bert(input_ids, attention_mask)  # (batch, length, hidden)
+        teacher_logits = teacher.logits(teacher_hidden)           # (batch, length, vocab)
+    student_hidden = student.bert(input_ids, attention_mask)
+    student_logits = student.logits(student_hidden)
     inputs = {
-        "student_logits": student_logits, "teacher_logits": teacher_logits,
-        "student_hidden": student_hidden, "teacher_hidden": teacher_hidden,
-        "labels": labels.flatten()[real], "temperature": temperature,
+        "student_logits": tokens(student_logits), "teacher_logits": tokens(teacher_logits),
+        "student_hidden": tokens(student_hidden), "teacher_hidden": tokens(teacher_hidden),
+        "labels": tokens(labels), "temperature": temperature,
     }
     losses = {name: call(LOSSES[name][0], inputs) for name in weights}
     total = sum(weights[name] * loss for name, loss in losses.items())

@@ -1,5 +1,6 @@
 """The house rules that can be checked: imports, sizes, and lists that follow from the files."""
 import ast
+import re
 import subprocess
 import sys
 
@@ -62,6 +63,14 @@ def test_comprehensions_are_one_level_deep(path):
         if isinstance(outer, COMPREHENSIONS):
             inner = [node for node in ast.walk(outer) if isinstance(node, COMPREHENSIONS)]
             assert len(inner) == 1, f"line {outer.lineno}"
+
+
+def test_the_readme_knows_how_long_the_files_are():
+    rows = re.findall(r"^\| \[(\w+\.py)\]\(.*?\) \| (\d+) \|", (ROOT / "README.md").read_text(),
+                      re.MULTILINE)
+    assert len(rows) == 7
+    for file, lines in rows:
+        assert int(lines) == pytest.approx(len((ROOT / file).read_text().splitlines()), rel=0.1)
 
 
 def test_the_readme_of_support_lists_every_file():
