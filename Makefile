@@ -5,7 +5,7 @@
 #   make ablation PRESET=mini|base TEACHER=folder CORPUS=folder DATA=folder [HELDOUT=folder]
 #                    with a real teacher, on real text; PRESET=base fetches what is not given
 #   make report      (the same variables) only the report, of what is done
-#   make check       what to run after editing a formula or the model: under a minute
+#   make check       after a rewrite of a formula or the model that should change nothing: a minute
 #   make test        everything, after make lint
 #   make demo TEXT="the dogs that [MASK] the cat are asleep" [RUN=runs/toy]
 #   make demo TEXT="..." TASK=cola [TEXT_B="..."]

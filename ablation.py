@@ -118,7 +118,7 @@ def commands(args):
 def run_experiment(args):
     """Run what is pending. Raises InputError before anything runs if an input is wrong."""
     steps = commands(args)
-    if args.fetched:
+    if args.to_fetch:
         fetch(args, PRESETS[args.preset], steps)
     validate(args, steps)
     to_run = pending(steps)
@@ -159,11 +159,13 @@ def read_arguments(arguments):
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--preset", type=one_of(PRESETS, "preset"), default="toy", help=", ".join(PRESETS))
-    add("--teacher", help="folder of a BERT with its MLM head, in Hugging Face's layout")
-    add("--corpus", nargs="+", help="text files, or folders of them")
+    add("--teacher", help="folder of a BERT with its MLM head, in Hugging Face's layout; default: "
+                          "the preset's")
+    add("--corpus", nargs="+", help="text files, or folders of them; default: the preset's")
     add("--heldout", nargs="+",
         help="text to measure on; default: a slice of the corpus, left out of the training")
-    add("--data_dir", help="folder that holds CoLA/, MNLI/, ... or glue_data/, aclImdb/, squad/")
+    add("--data_dir", help="folder that holds CoLA/, MNLI/, ... or glue_data/, aclImdb/, squad/; "
+                           "default: the preset's")
     add("--out_dir", help="folder for all runs and the report; default: runs/PRESET")
     add("--seeds", type=in_range(int, 1), default=1, help="repeat everything with seeds 0 to N - 1")
     add("--tasks", type=list_of(TASKS, "task"), default="cola,mnli,mrpc,imdb",
@@ -198,7 +200,7 @@ def complete(args):
         args.heldout = preset.get("heldout")
     needed = ("teacher", "corpus", "data_dir")
     absent = [name for name in needed if not getattr(args, name)]
-    args.fetched = absent if "hub_name" in preset else []
+    args.to_fetch = absent if "hub_name" in preset else []
     for name in absent:
         if name not in preset:
             raise InputError(f"--{name}: missing; preset {args.preset} needs --teacher, --corpus "

@@ -1,8 +1,9 @@
 """What a training step reads: masked blocks of a corpus, or padded rows of a task.
 
 From top to bottom: BERT's masking, the corpus as packed blocks, the rows of a task as batches, and
-`prefetch`, which makes the next batch while the current one is in use. A batch is a pure function
-of (seed, step, row). So there is no state to save, and a resumed run sees the same batches.
+`prefetch`, which makes the next batch while the current one is in use. A batch depends only on the
+data, the arguments, the seed and the step. So no random state is saved, and a resumed run sees the
+same batches.
 
 Blocks are used by pretrain.py, rows by finetune.py. The files themselves are read in support/:
 corpus.py, tasks.py and squad.py. Read next: load_hf_weights.py.

@@ -1,9 +1,9 @@
-"""Fine-tuning on a task, of teachers and students alike, and the metrics, by hand.
+"""Fine-tunes a teacher or a student on a task, and scores it with metrics written by hand.
 
-    python finetune.py --model FOLDER --task cola --data_dir FOLDER --out_dir FOLDER
+    python finetune.py --model STUDENT --task cola --data_dir DATA --out_dir OUT
 
 With --teacher FOLDER, a model fine-tuned on the same task, the student also learns from its
-logits: the second distillation (Sanh et al. 2019, section 3, and "(D)" in its Table 2).
+logits: the second distillation (Sanh et al. 2019, section 4.1, and "(D)" in its Table 2).
 BERT's fine-tuning: Devlin et al. 2018 (arXiv:1810.04805), section 4.1; GLUE: Wang et al. 2018
 (arXiv:1804.07461); SQuAD: support/squad.py. Read next: ablation.py.
 """
@@ -43,7 +43,7 @@ from support.task_setup import label_names, load_data, load_teacher, new_model, 
 from support.tasks import TASKS
 from support.training_run import learning_rate
 
-# ---- Metrics: (predictions, targets), two arrays of class numbers, equally long -> float ----
+# ---- Metrics: (predictions, targets) -> float; arrays of class numbers, or of scores ----
 
 def accuracy(predictions, targets):
     """The share of predictions that are right."""
@@ -117,33 +117,35 @@ def score(task, sets):
 def train(args, model, rows, labels, run, teacher=None):
     """Fine-tune the model, from the first step or from the run's checkpoint.
 
-    rows, labels: see training_rows. teacher: a model of the same task, or None. AdamW without
-    weight decay, 10 % warm-up, then linear decay. Raises InputError if a loss is not finite."""
+    rows: (input_ids, token_type_ids) of each. labels: their targets. teacher: a model of the same
+    task, or None. AdamW without weight decay, 10 % warm-up, then linear decay.
+    Raises InputError if a loss is not finite."""
     device = torch.device(args.device)
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.0, fused=True)
     steps_per_epoch = -(-len(rows) // args.batch_size)
     steps = steps_per_epoch * args.epochs
     first_step = run.resume(model, optimizer)
     batches = training_batches(args, rows, labels, model.config.pad_token_id, first_step)
     batches = prefetch(batches, pin=device.type == "cuda")
     model.train()
-    model_of_all_ranks = wrap_ddp(model)
+    ddp_model = wrap_ddp(model)
 
-    with run.steps(batches, first_step, steps) as progress:
-        for step, batch in progress:
+    with run.steps(batches, first_step, steps) as numbered_batches:
+        for step, batch in numbered_batches:
             *inputs, targets, weight = (x.to(device, non_blocking=True) for x in batch)
             seed_torch(DROPOUT, args.seed, step, RANK)
             with autocast(device, args.precision):
-                logits = model_of_all_ranks(*inputs).flatten(0, -2).float()
-            loss = weight * task_loss(logits, targets.flatten())
-            losses = {"loss": loss}
+                # (batch, classes). SQuAD: (batch, 2, length) -> (2 batch, length), starts and ends
+                logits = ddp_model(*inputs).flatten(0, -2).float()
+            hard = weight * task_loss(logits, targets.flatten())
+            total, losses = hard, {"loss": hard}
             if teacher:
                 with torch.no_grad(), autocast(device, args.precision):
                     teacher_logits = teacher(*inputs).flatten(0, -2).float()
-                soft_loss = distillation_loss(logits, teacher_logits, args.temperature)
-                losses["ce"] = weight * soft_loss
-                loss = (1 - args.alpha_ce) * loss + args.alpha_ce * losses["ce"]
-            loss.backward()
+                soft = weight * distillation_loss(logits, teacher_logits, args.temperature)
+                total = (1 - args.alpha_ce) * hard + args.alpha_ce * soft
+                losses["ce"] = soft
+            total.backward()
             optimizer.param_groups[0]["lr"] = learning_rate(step, steps, args.lr, warmup=0.1)
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -154,7 +156,7 @@ def train(args, model, rows, labels, run, teacher=None):
 def training_batches(args, rows, labels, pad, first_step):
     """Yields (input_ids, attention_mask, token_type_ids, targets, weight) of this rank's rows.
 
-    weight: how much the mean over these rows counts; without torchrun 1 (see shard)."""
+    weight: 1; under torchrun how much this rank's mean counts (support/distributed.py, shard)."""
     batches = itertools.chain.from_iterable(
         length_bucketed_batches(rows, args.batch_size, args.seed, epoch)
         for epoch in range(args.epochs))
@@ -165,7 +167,7 @@ def training_batches(args, rows, labels, pad, first_step):
 
 
 def task_loss(logits, targets):
-    """Cross-entropy; of a regression the squared error.
+    """Cross-entropy, or the squared error for a regression.
 
     logits: (rows, classes), where the classes of a span are the positions. targets: (rows), class
     numbers, or scores if logits are (rows, 1)."""
@@ -199,7 +201,7 @@ def compute_logits(model, rows, pad, device, precision, batch_size=64):
     logits = all_gather(logits)
     order = all_gather([row for batch in order for row in batch])
     if not all(np.isfinite(of_row).all() for of_row in logits):
-        # The last step ruined the weights, and no loss was taken after it.
+        # The last update may diverge, and no loss follows it.
         raise InputError("the trained model's logits are not finite numbers; lower --lr")
     return [logits[i] for i in np.argsort(order)]
 
@@ -255,7 +257,8 @@ def read_arguments(arguments):
         help="0 allows a CPU's fused attention, faster on long texts; default: as in config.json")
     add("--train_rows", type=in_range(int, 1),
         help="train on a random sample of so many rows (of squad: questions); default: all")
-    add("--teacher", help="folder of a model fine-tuned on the same task, to learn from as well")
+    add("--teacher",
+        help="folder of a model fine-tuned on the same task, to learn from as well; default: none")
     add("--alpha_ce", type=in_range(float, 0, 1),
         help="with --teacher: the share of its loss; default: 0.5")
     add("--temperature", type=in_range(float, 0, 1e4, open_low=True),
@@ -291,14 +294,15 @@ def main(arguments):
     with process_group(args):
         reads = (args.model, args.teacher, args.data_dir)
         record = finished_run(args, depends_on, reads) if RANK == 0 else None
-        record = broadcast(record) or fine_tune(args, depends_on)
+        record = broadcast(record)
+        record = record or fine_tune(args, depends_on)
         for name, rows in test_sets.items():
             predict_test_set(args, name, *zip(*rows))
     return record["results"]
 
 
 def fine_tune(args, depends_on):
-    """The run that main was asked for. Returns its record."""
+    """Fine-tune, resuming if a checkpoint exists. Returns the run's record."""
     with open_run(args, depends_on) as run:
         train_set, dev_sets = load_data(args)
         seed_torch(NEW_WEIGHTS, args.seed)

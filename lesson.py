@@ -34,7 +34,8 @@ from support.chunked_loss import ChunkedLoss
 from support.corpus import corpus_tokens
 from support.heldout import evaluate
 
-teacher = load_model("assets/toy-teacher").requires_grad_(False)  # in eval mode: no dropout
+# In eval mode, without dropout. (This small teacher has none anyway; BERT has 0.1.)
+teacher = load_model("assets/toy-teacher").requires_grad_(False)
 tokenizer = load_tokenizer("assets/toy-teacher")
 
 sentence = "the dog chased the cat . likewise , the dog [MASK] the cat ."
@@ -69,9 +70,10 @@ print(f"{'all others':10}" + "".join(others))
 # *slept* and *the* are not either. So one blank tells the student something about every word.
 #
 # **The temperature** decides how much of this counts in the loss. At T = 1 the first word has
-# four fifths of the probability. At T = 2, which training uses, the other verbs that fit have most
-# of it, and a word that does not fit still has almost none. At T = 8 the distribution is nearly
-# flat: a verb that fits is only a few times as likely as a word that does not.
+# four fifths of the probability. At T = 2, which training uses, it has a third: the other verbs
+# that fit, many of them in the last row, share more than half, and a word that does not fit still
+# has almost none. At T = 8 the distribution is nearly flat: a verb that fits is only a few times
+# as likely as a word that does not.
 #
 # ## 2. Half of the layers, copied
 #
@@ -124,7 +126,7 @@ print()
 show_heldout("copied")
 
 # %% [markdown]
-# A copied layer expects the output of the layer below it, which often was not copied. So the words
+# Every copied layer but the first expects the output of a layer that was not copied. So the words
 # get worse: the copy does not even see that the blank needs a verb like *pursued*. The last line
 # looks beyond this sentence, at the blanks of 128 blocks of held-out text: how often student and
 # teacher agree on the likeliest word, and how often each finds the true word. The teacher is far
@@ -233,6 +235,7 @@ figure.savefig("assets/lesson-losses.png", dpi=100)
 # batch, both ways:
 
 # %%
+student.eval()  # dropout would make the two gradients differ
 input_ids, labels = blocks.training_batch(STEPS, batch_size=32, mlm_prob=0.15, seed=0)
 tokens, masked = labels.numel(), int((labels != -100).sum())
 in_chunks = ChunkedLoss(student, teacher, WEIGHTS, temperature=2.0, chunk_tokens=256)
@@ -281,6 +284,4 @@ print(f"relative difference of the gradients: {difference:.4f}")
 # edit, only what depends on it runs again, and the report shows the change. `make lesson` shows the
 # edit too: in step 3, `by hand` is still the cosine.
 #
-# What to read next: `losses.py` (the objective and why it works), `model.py` (BERT and
-# `make_student`), `data.py` (blocks and masks), `pretrain.py` (this loop, complete), `finetune.py`
-# and `ablation.py` (the experiment). `docs/exercises.md` has more to try.
+# Read next: `losses.py`. `docs/exercises.md` has more to try.

@@ -5,8 +5,9 @@
     python load_hf_weights.py FOLDER --to distilbert --out FOLDER
         write a student in the layout of transformers' DistilBERT
 
-The table below maps our name of each weight to Hugging Face's. A model is first built without
-memory; then each of its weights must be in the files, in the right shape, or nothing is loaded.
+The table below maps our name of each weight to Hugging Face's. A model is first built on the meta
+device (shapes only); then each of its weights must be in the files, in the right shape, or nothing
+is loaded.
 transformers opens what save_model writes. DistilBERT folders can be read too.
 Read next: pretrain.py.
 """

@@ -1,27 +1,33 @@
 """Knowledge distillation for BERT: what the student minimises.
 
 Teacher and student read the same masked text. The student minimises the triple loss of DistilBERT
-(Sanh et al. 2019, arXiv:1910.01108, section 3):
+(Sanh et al. 2019, arXiv:1910.01108, section 2):
 
     L     = 5 L_ce + 2 L_mlm + 1 L_cos
 
-    L_ce  = T² · mean over all tokens of     KL(t || s) = Σ_w t_w (log t_w - log s_w)
+    L_ce  = T² · mean over all tokens of     KL(t || s)
     L_mlm =      mean over masked tokens of  - log p_y, where y is the true word
     L_cos =      mean over all tokens of     1 - cos(h_s, h_t)
 
+    KL(t || s) = Σ_w t_w (log t_w - log s_w)
     t = softmax(teacher's logits / T)    over the words w of the vocabulary, at temperature T = 2
     s = softmax(student's logits / T)    at the same temperature
     p = softmax(student's logits)        at temperature 1
     h_s, h_t                             the last hidden states of student and teacher
 
 Why soft targets teach more than labels. For "the dogs chased the [MASK]" the label says: cat. The
-teacher says: cat, but fox or ball are nearly as good, and "of" is impossible. Each token thus
-tells the student how thousands of words relate to its context, where a label names one word, and
-only at masked positions. T: a trained teacher gives its first choice nearly all the probability,
-and the rest would hardly count in the loss. Dividing the logits by T > 1 brings the rest out. It
-also divides the gradient by about T², so the loss is multiplied by T² (Hinton et al. 2015,
-arXiv:1503.02531, section 2). The teacher runs without dropout (`eval()`): with it, the targets
-would be those of a different, thinned and weaker network at every step, and mostly noise.
+teacher says: cat, but fox or ball are nearly as good, and "of" is impossible. So it tells the
+student how thousands of words relate to the context, where a label names one. It does so at every
+token: where the word is visible it mostly repeats it, and also shows what could replace it.
+
+What T does. A trained teacher gives its first choice nearly all the probability, and the rest
+would hardly count. Dividing the logits by T > 1 brings the rest out. The gradient of KL with
+respect to the student's logits is (s - t) / T, and at high T s - t itself shrinks like 1 / T. The
+factor T² undoes both, so a weight means the same at every T (Hinton et al. 2015, arXiv:1503.02531,
+section 2).
+
+Why the teacher runs without dropout (`eval()`). With it, every step would compare the student with
+another randomly thinned teacher: noisy targets. The student keeps its dropout, a regulariser.
 
 The paper's L_ce is the cross-entropy - Σ t log s. The KL divergence differs from it by the
 entropy of t, which does not depend on the student. Read next: model.py.
@@ -75,10 +81,12 @@ def triple_loss(student, teacher, input_ids, labels, weights=WEIGHTS, temperatur
     student, teacher: MaskedLM, the teacher in eval mode. input_ids, labels, attention_mask (0 at
     padding, which is left out): (batch, length). weights: {name in LOSSES: weight}.
     Training computes the same in less memory: support/chunked_loss.py."""
-    real = slice(None) if attention_mask is None else attention_mask.flatten().bool()
+    not_padding = slice(None)  # all tokens
+    if attention_mask is not None:
+        not_padding = attention_mask.flatten().bool()
 
     def tokens(x):  # (batch, length, ...) -> (tokens, ...), without padding
-        return x.flatten(0, 1)[real]
+        return x.flatten(0, 1)[not_padding]
 
     with torch.no_grad():  # the teacher is not trained
         teacher_hidden = teacher.bert(input_ids, attention_mask)  # (batch, length, hidden)

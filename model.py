@@ -14,7 +14,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class BertConfig:
-    """The fields of Hugging Face's config.json that BERT's arithmetic depends on.
+    """The fields of Hugging Face's config.json that we use.
 
     Raises ValueError if a field is out of its range, or if the attention heads do not divide the
     hidden size."""
@@ -41,9 +41,9 @@ class BertConfig:
             value = getattr(self, name)
             if type(value) is not int or value < 1:  # isinstance would accept JSON's true
                 raise ValueError(f"{name} must be a positive whole number, not {value!r}")
-        shares = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout",
-                  "layer_norm_eps", "initializer_range")
-        for name in shares:
+        fractions = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout",
+                     "layer_norm_eps", "initializer_range")
+        for name in fractions:
             value = getattr(self, name)
             if name == "classifier_dropout" and value is None:
                 continue
@@ -146,7 +146,9 @@ class Bert(nn.Module):
 
 
 class MLMHead(nn.Module):
-    """Dense, GELU, LayerNorm; then the decoder: the tied word embeddings and a bias."""
+    """Dense, GELU, LayerNorm, and the bias of the decoder, whose matrix is the word embeddings.
+
+    The decoder is a step of its own, because chunked_loss.py applies it to a chunk of tokens."""
 
     def __init__(self, config):
         super().__init__()
@@ -215,8 +217,8 @@ class SequenceClassifier(nn.Module):
         return self.head(self.dropout(self.pooler(hidden)))
 
 
-# The logit of a position that cannot be an answer. Its exp is 0; a difference of two is still a
-# number, which it would not be with -infinity.
+# The logit of a position that cannot be an answer: its exp is 0. It is finite, because the KL
+# divergence subtracts two of them, and -inf - (-inf) is not a number.
 MASKED_LOGIT = -1e9
 
 
@@ -241,7 +243,7 @@ class QuestionAnswering(nn.Module):
         return logits.masked_fill(attention_mask[:, None] == 0, MASKED_LOGIT)
 
 
-Classifier, SpanModel = SequenceClassifier, QuestionAnswering  # short names for the two
+Classifier, SpanModel = SequenceClassifier, QuestionAnswering  # their short names, used below
 
 
 def init_weights(module, std):

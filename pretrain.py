@@ -4,7 +4,7 @@
 
 With --teacher none --config FOLDER it trains a BERT from scratch, on the MLM loss alone: that is
 how a teacher is made. Several GPUs: torchrun --nproc_per_node=N pretrain.py ...
-Sanh et al. 2019 (arXiv:1910.01108), section 3. Read next: finetune.py.
+Sanh et al. 2019 (arXiv:1910.01108), sections 2 and 3. Read next: finetune.py.
 """
 import argparse
 import re
@@ -37,23 +37,25 @@ def train(args, objective, blocks, run):
     objective: the triple loss (losses.py), as support/chunked_loss.py evaluates it: called on
     masked text, it runs teacher and student. Raises InputError if a loss is not finite."""
     student = objective.student
-    # The authors' settings. A loss is a mean over the step, whatever --grad_accum: so is the rate.
-    optimizer = torch.optim.AdamW(student.parameters(), betas=(0.9, 0.98), eps=1e-6,
+    # The authors' settings. Each loss is a mean over the whole step, so the learning rate need
+    # not change with --grad_accum.
+    optimizer = torch.optim.AdamW(student.parameters(), lr=args.lr, betas=(0.9, 0.98), eps=1e-6,
                                   weight_decay=0.0, fused=True)
     first_step = run.resume(student, optimizer)
     batches = (blocks.training_batch(step, args.batch_size, args.mlm_prob, args.seed,
                                      RANK, WORLD_SIZE)
                for step in range(first_step, args.steps))
     batches = prefetch(batches, pin=args.device == "cuda")
-    objective.train()  # with dropout; the teacher stays in eval mode, without
+    objective.train()  # dropout in the student; the teacher is no submodule, and stays without
     objective = wrap_ddp(objective)
 
-    with run.steps(batches, first_step, args.steps) as progress:
-        for step, (input_ids, labels) in progress:
+    with run.steps(batches, first_step, args.steps) as numbered_batches:
+        for step, (input_ids, labels) in numbered_batches:
             losses = {}
-            for micro_batch in micro_batches(objective, input_ids, labels, args.grad_accum,
-                                             DROPOUT, args.seed, step):
-                loss, parts = objective(*micro_batch)
+            # tokens, masked: counts of the whole step, by which each micro-batch's sums are divided
+            for ids, ids_labels, tokens, masked in micro_batches(
+                    objective, input_ids, labels, args.grad_accum, (DROPOUT, args.seed, step)):
+                loss, parts = objective(ids, ids_labels, tokens, masked)
                 loss.backward()
                 losses = {name: losses.get(name, 0) + part for name, part in parts.items()}
             optimizer.param_groups[0]["lr"] = learning_rate(step, args.steps, args.lr, args.warmup)
@@ -109,7 +111,7 @@ def load_blocks(args, tokenizer):
 def build_objective(args, student, teacher, blocks):
     """The ChunkedLoss that train needs: checked on some rows, and compiled where it pays.
 
-    Raises InputError if a loss is not a mean over tokens, and is to be evaluated in chunks."""
+    Raises InputError if chunks are on and a loss is not a mean over tokens."""
     objective = ChunkedLoss(student, teacher, args.weights, args.temperature, args.chunk_tokens,
                             args.precision)
     if objective.chunk_tokens:
@@ -129,7 +131,7 @@ def build_objective(args, student, teacher, blocks):
 def fingerprint(args):
     """What the run depends on, besides its arguments: {what: digest}.
 
-    Of losses.py these are the formulas in use, and what they call."""
+    Of losses.py, only the formulas in use count, and what they call."""
     formulas = tuple(LOSSES[name][0].__name__ for name in args.weights)
     parts = {"code": code_fingerprint(__file__, formulas),
              "corpus": files_fingerprint(text_files(args.corpus))}
@@ -159,7 +161,8 @@ def read_arguments(arguments):
     for name, (formula, weight) in LOSSES.items():
         add(f"--use_{name}", type=int, choices=(0, 1), default=1,
             help=f"{formula.__name__}; 0: not computed")
-        add(f"--alpha_{name}", type=in_range(float, 0), default=weight, help="its weight")
+        add(f"--alpha_{name}", type=in_range(float, 0), default=weight,
+            help=f"weight of {formula.__name__}; 0: not computed")
     add("--init", choices=("teacher", "random"), default="teacher",
         help="where the student's weights come from")
     add("--layers", type=layer_choice,
@@ -172,7 +175,8 @@ def read_arguments(arguments):
     add("--grad_accum", type=in_range(int, 1), default=1,
         help="micro-batches per optimizer step: less memory, the same result")
     add("--lr", type=in_range(float, 0, open_low=True), default=5e-4, help="peak learning rate")
-    add("--warmup", type=in_range(float, 0, 1), default=0.05, help="share of the steps")
+    add("--warmup", type=in_range(float, 0, 1), default=0.05,
+        help="share of the steps in which the learning rate rises")
     add("--clip", type=in_range(float, 0, open_low=True), default=5.0,
         help="largest norm of the gradient")
     add("--temperature", type=in_range(float, 0, 1e4, open_low=True), default=2.0,
@@ -241,24 +245,27 @@ def main(arguments):
     """Run one distillation, unless --out_dir holds it already. Returns what run.json holds."""
     args = read_arguments(arguments)
     depends_on = fingerprint(args)
-    models, texts = (args.teacher, args.config), (*args.corpus, *(args.heldout or ()))
+    models = (args.teacher, args.config)
+    texts = (*args.corpus, *(args.heldout or ()))
     with process_group(args):
         record = finished_run(args, depends_on, models, texts) if RANK == 0 else None
-        return broadcast(record) or distil(args, depends_on)
+        record = broadcast(record)
+        return record or distil(args, depends_on)
 
 
 def distil(args, depends_on):
-    """The run that main was asked for. Returns its record."""
+    """Distil, resuming if a checkpoint exists. Returns the run's record."""
     with open_run(args, depends_on) as run:
         student, teacher, tokenizer = load_models(args)
         blocks, heldout = load_blocks(args, tokenizer)
         if "heldout_before" not in run.record:  # a resumed run knows it
             run.record["heldout_before"] = evaluate(student, teacher, heldout, args.precision)
             run.log.write(step=0, heldout=run.record["heldout_before"])
-        train(args, build_objective(args, student, teacher, blocks), blocks, run)
+        objective = build_objective(args, student, teacher, blocks)
+        train(args, objective, blocks, run)
         after = evaluate(student, teacher, heldout, args.precision)
         run.log.write(step=args.steps, heldout=after)
-        if not isfinite(sum(after.values())):  # the last step, of which no loss was taken
+        if not isfinite(sum(after.values())):  # no loss follows the last update
             raise InputError(f"step {args.steps}: the held-out loss is not a finite number "
                              f"({after}); {run.last_good()}")
         if RANK == 0:

@@ -5,7 +5,8 @@ from pathlib import Path
 HEAD = """\
 # support/
 
-May stay closed on a first reading: nothing here is about distillation itself.
+May stay closed on a first reading. One file computes what losses.py defines, as training calls it:
+chunked_loss.py.
 Each line is the first line of the file, made by `python -m support > support/README.md`.
 
 | file | what it is |

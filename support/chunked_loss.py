@@ -1,11 +1,11 @@
 """triple_loss in less memory: the objective of losses.py, a few hundred tokens at a time.
 
 The logits of a batch (tokens x 30,522) and their gradient would be the largest tensors of the
-training. Here one chunk of tokens has logits at a time, and its gradient is taken at once.
+training. Here one chunk of tokens has logits at a time, and its gradient is taken before the next.
 What no active loss needs is not computed: without CE only the masked positions go through the
 decoder, and none through the teacher's; without CE and cosine the teacher does not run.
-The tests hold it against losses.triple_loss, its values and its gradients. The formulas are
-called as they are, so an edit of losses.py is all that an edit takes.
+The tests compare its values and its gradients with losses.triple_loss. The formulas are called as
+they are: to change a loss, edit losses.py only.
 """
 from inspect import signature
 
@@ -41,7 +41,7 @@ class ChunkedLoss(nn.Module):
             chunk_tokens = power_of_two_below((2 ** 23 if on_cpu else 2 ** 27)
                                               // student.config.vocab_size)
         self.student = student
-        self.teacher = [teacher]  # in a list, so that it is not registered as a submodule
+        self.teacher = [teacher]  # in a list: not a submodule, so train() and DDP skip it
         self.weights, self.temperature = weights, temperature
         self.chunk_tokens, self.precision = chunk_tokens, precision
         self.arguments = {name: arguments_of(LOSSES[name][0]) for name in weights}
@@ -191,7 +191,7 @@ def arguments_of(formula):
         "temperature")
 
 
-def micro_batches(objective, input_ids, labels, count, *seed_key):
+def micro_batches(objective, input_ids, labels, count, seed_key):
     """The batch of a step in `count` parts: yields the arguments of ChunkedLoss.forward.
 
     A batch that is too large for the memory is worked through in micro-batches, whose gradients
@@ -243,14 +243,14 @@ def sum_over_chunks(losses_of_chunk, weights, chunk_tokens, hidden, matrix, bias
     hidden: (tokens, hidden). matrix: (vocab, hidden). bias: (vocab). weights: (losses,).
     losses_of_chunk(logits (chunk, vocab), rows) -> (losses,) of these rows of the tokens, a slice.
     The weighted sum, a scalar, has a gradient; the losses have none. chunk_tokens 0: one chunk."""
-    if not torch.is_grad_enabled():  # inside a Function this is always False
+    if not torch.is_grad_enabled():  # to be asked here: inside a Function it is off
         hidden, matrix, bias = hidden.detach(), matrix.detach(), bias.detach()
     return SumOverChunks.apply(losses_of_chunk, weights, chunk_tokens, hidden, matrix, bias)
 
 
 class SumOverChunks(torch.autograd.Function):
-    """sum_over_chunks. The forward pass already takes the gradient, chunk by chunk: of the losses
-    by autograd, whatever their formulas, and of the linear map by its matrix products."""
+    """sum_over_chunks. The forward pass already takes the gradient, chunk by chunk: autograd
+    differentiates the formulas, explicit matrix products the linear map."""
 
     @staticmethod
     def forward(ctx, losses_of_chunk, weights, chunk_tokens, hidden, matrix, bias):

@@ -11,11 +11,11 @@ from support.errors import InputError
 def fetch(args, preset, commands):
     """Fetch what the command line does not name and what does not exist yet, of the teacher, the
     tasks and WikiText-103. Raises InputError."""
-    data_sets = args.tasks if "data_dir" in args.fetched else []
-    if "corpus" in args.fetched:
+    data_sets = args.tasks if "data_dir" in args.to_fetch else []
+    if "corpus" in args.to_fetch:
         data_sets = [*data_sets, "wikitext-103"]
     data_sets = download.pending(data_sets, preset["data_dir"])
-    teacher = "teacher" in args.fetched and not Path(args.teacher).exists()
+    teacher = "teacher" in args.to_fetch and not Path(args.teacher).exists()
     said = []
     if teacher:
         said.append(f"{preset['hub_name']} (440 MB) into {args.teacher}")

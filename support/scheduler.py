@@ -1,7 +1,7 @@
 """Runs the commands of an experiment side by side: which are pending, how long they take, progress.
 
-A command is (module, arguments): pretrain or finetune, and the arguments of its main. Nothing here
-knows what the experiment is about; that is ablation.py.
+A command is (module, arguments): pretrain or finetune, and the arguments of its main. Which
+commands make up the experiment is in ablation.py.
 """
 import contextlib
 import importlib
@@ -30,9 +30,9 @@ from support.seeds import DROPOUT
 
 
 def pending(commands):
-    """Those of the commands whose run is not finished, or out of date.
+    """The commands whose run is missing or out of date.
 
-    The fine-tunings of a student that is to be distilled follow it."""
+    With a student that is to be distilled, all of its fine-tunings are."""
     to_run, students = [], set()
     for module, arguments in commands:
         args = module.read_arguments(arguments)
@@ -88,7 +88,7 @@ def time_distillation(args):
     batch = blocks.training_batch(0, rows, args.mlm_prob, args.seed)
 
     def step():
-        for micro_batch in micro_batches(objective, *batch, 1, DROPOUT):
+        for micro_batch in micro_batches(objective, *batch, 1, (DROPOUT,)):
             loss, _ = objective(*micro_batch)
             loss.backward()
     return args.grad_accum * time_warm(step)
@@ -112,7 +112,7 @@ def time_fine_tuning(args, teacher):
 
 
 def time_warm(step):
-    """Seconds of the second call."""
+    """Seconds of a call. A first one warms up, and is not timed."""
     step()
     started = time.monotonic()
     step()
@@ -131,15 +131,15 @@ def run_all(commands, seconds, jobs, out_dir, verbose):
     seconds: what estimate_seconds gives. The full commands, and what they print, go to
     out_dir/commands.log; with verbose the commands are printed too."""
     # Students first: what is fine-tuned later waits for them.
-    waiting = sorted(zip(commands, seconds), key=lambda pair: pair[0][0] is not pretrain)
+    waiting = sorted(zip(commands, seconds), key=is_fine_tuning)
     unfinished = {option("--out_dir", arguments)
                   for module, arguments in commands if module is pretrain}
     os.environ["TQDM_DISABLE"] = "1"  # of the runs: their bars would write over each other
-    killed = "one of the runs was killed, perhaps because memory ran out"
+    killed_message = "one of the runs was killed, perhaps because memory ran out"
     if jobs > 1:
-        killed += ": try --jobs 1"
+        killed_message += ": try --jobs 1"
     log_path = Path(out_dir, "commands.log")
-    with process_pool(jobs, killed, start_job, threads_per_job(jobs)) as pool, \
+    with process_pool(jobs, killed_message, start_job, threads_per_job(jobs)) as pool, \
             Progress(seconds, jobs) as progress:
         running = {}
         try:
@@ -161,6 +161,11 @@ def run_all(commands, seconds, jobs, out_dir, verbose):
         except Interrupted as stop:  # the runs end too, after a step and a checkpoint
             raise Interrupted(stop.number, "interrupted; the same command resumes where the runs "
                                            "stopped") from None
+
+
+def is_fine_tuning(expected_command):
+    (module, _), _ = expected_command
+    return module is not pretrain
 
 
 def run_job(module, arguments, log_path, verbose):

@@ -223,7 +223,7 @@ class Run:
             raise Interrupted(self.signal)
 
     def last_good(self):
-        """What a message about a diverged run says of the way back."""
+        """How to recover from a diverged run."""
         where = "there is no checkpoint yet"
         if self.step:
             where = f"the last good checkpoint is that of step {self.step}"

@@ -189,7 +189,7 @@ def test_the_readmes_example_works_as_written(copy):
     done, printed = copy.run(*some, "full,mse")
     student = f"{copy.runs}/mse/seed0"
     assert done == [("pretrain", student), ("finetune", f"{student}/cola")]  # the rest is kept
-    assert "| squared error of logits for KL |" in printed
+    assert "| squared error of logits instead of KL |" in printed
     log = (copy.runs / "mse" / "seed0" / "log.jsonl").read_text()
     logged = [json.loads(line) for line in log.splitlines()]
     for entry in logged:

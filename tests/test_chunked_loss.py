@@ -55,7 +55,7 @@ def chunked(models, input_ids, labels, weights, chunk_tokens, count=1):
     student.zero_grad()
     objective = ChunkedLoss(student, teacher, weights, chunk_tokens=chunk_tokens)
     total, losses = 0, dict.fromkeys(weights, 0)
-    for micro_batch in micro_batches(objective, input_ids, labels, count, 0):
+    for micro_batch in micro_batches(objective, input_ids, labels, count, (0,)):
         part, parts = objective(*micro_batch)
         part.backward()
         total = total + part.detach()
