@@ -64,8 +64,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.send_header(name, str(value))
         self.end_headers()
         if self.command == "GET":
+            self.server.sent += len(body[:cut])  # before the client can have all of it
             self.wfile.write(body[:cut])
-            self.server.sent += len(body[:cut])
         self.close_connection = True
 
     def log_message(self, *message):

@@ -289,7 +289,8 @@ MISBEHAVIOURS = {
 def test_a_server_that_misbehaves_leaves_at_most_a_part(
         mirror, monkeypatch, archives, tmp_path, refusal, what):
     name, page, message, kept = MISBEHAVIOURS[what]
-    monkeypatch.setattr(https, "STALL", 0.3)
+    if what.startswith("stalls"):  # the others must not fail because this machine is slow
+        monkeypatch.setattr(https, "STALL", 0.3)
     monkeypatch.setattr(https, "MOST", 50000)
     path, = serve(mirror, monkeypatch, name, archives[name])
     mirror.pages[path] = page
