@@ -19,7 +19,15 @@ import torch
 import finetune
 import pretrain
 from support import toy
-from support.cli import Parser, command_line, in_range, list_of, one_of, shell_words
+from support.cli import (
+    Parser,
+    add_device_argument,
+    command_line,
+    in_range,
+    list_of,
+    one_of,
+    shell_words,
+)
 from support.device import peak_memory, resolve_device
 from support.errors import InputError
 from support.experiment_inputs import fetch, validate
@@ -128,15 +136,15 @@ def run_experiment(args):
           f"of which {len(to_run)} are to do. Results: {args.out_dir}", flush=True)
     if not to_run:
         return
+    log = Path(args.out_dir, "commands.log")
     seconds = estimate_seconds(to_run, args.teacher, args.jobs)
     minutes = max(1, round(sum(seconds) / min(args.jobs, len(to_run)) / 60))
     print(f"About {minutes} minutes on this machine ({args.jobs} at a time, with "
-          f"{threads_per_job(args.jobs)} thread(s) each). Full commands: "
-          f"{Path(args.out_dir, 'commands.log')}", flush=True)
+          f"{threads_per_job(args.jobs)} thread(s) each). Full commands: {log}", flush=True)
     Path(args.out_dir).mkdir(parents=True, exist_ok=True)
     # Two experiments in one folder would disturb each other's runs.
     with lock_file(Path(args.out_dir, ".lock")):
-        run_all(to_run, seconds, args.jobs, args.out_dir, args.verbose)
+        run_all(to_run, seconds, args.jobs, log, args.verbose)
 
 
 # ---- The command ----
@@ -183,8 +191,7 @@ def read_arguments(arguments):
     add("--jobs", type=in_range(int, 1),
         help="runs side by side, each with its share of the cores; default: one per core for "
              "preset toy on a CPU, else 1")
-    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto",
-        help="auto: the fastest that exists here")
+    add_device_argument(parser)
     add("--precision", choices=("auto", "fp32", "bf16"),
         help="of the matrix products; default: the preset's, or auto")
     return complete(parser.parse_args(arguments))

@@ -244,8 +244,8 @@ def read_arguments(arguments):
         help="folder that holds CoLA/, MNLI/, ... or glue_data/, aclImdb/, squad/")
     add("--out_dir", required=True, help="folder for the fine-tuned model and its results")
     add("--epochs", type=in_range(int, 1), default=3,
-        help="passes over the training rows (default: 3); for squad Devlin et al. used "
-             "--epochs 2 --lr 3e-5, and BERT's code --batch_size 12")
+        help="passes over the training rows; for squad Devlin et al. used --epochs 2 --lr 3e-5, "
+             "and BERT's code --batch_size 12")
     add("--batch_size", type=in_range(int, 1), default=32,
         help="rows per optimizer step, over all processes")
     add("--lr", type=in_range(float, 0, open_low=True), default=2e-5, help="peak learning rate")
@@ -269,7 +269,11 @@ def read_arguments(arguments):
     add("--predict", action="store_true",
         help="also predict GLUE's test files, in its layout: OUT_DIR/submission/*.tsv")
     add_common_arguments(parser)
-    args = resolve(parser.parse_args(arguments))
+    return complete(resolve(parser.parse_args(arguments)))
+
+
+def complete(args):
+    """args with what follows from the task. Raises InputError for flags that do not fit it."""
     args.max_length = args.max_length or TASKS[args.task].max_length
     if args.task == "squad":
         args.stride = args.stride or 128
@@ -351,10 +355,10 @@ def write_results(args, model, tokenizer, dev_sets, sets, results):
     model.config = replace(model.config, id2label=id2label, problem_type=problem_type)
     save_model(model, tokenizer, args.out_dir)
     if args.task == "squad":
-        lines = squad.write_predictions(args.out_dir, dev_sets, sets)
-        write_predictions(args.out_dir, lines)
+        rows = squad.write_answers(args.out_dir, dev_sets, sets)
     else:
-        write_predictions(args.out_dir, table_of_predictions(sets, None if regression else names))
+        rows = table_of_predictions(sets, None if regression else names)
+    write_predictions(args.out_dir, rows)
     write_json(Path(args.out_dir) / "results.json", results)
 
 

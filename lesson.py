@@ -28,7 +28,7 @@ import torch
 from data import PackedBlocks
 from load_hf_weights import load_model, load_tokenizer
 from losses import WEIGHTS, triple_loss
-from model import make_student
+from model import count_parameters, make_student
 from support import toy
 from support.chunked_loss import ChunkedLoss
 from support.corpus import corpus_tokens
@@ -117,8 +117,7 @@ def show_heldout(name):
 
 
 for name, model in {"teacher": teacher, "student": student}.items():
-    parameters = sum(p.numel() for p in model.parameters())
-    print(f"{name}: {len(model.bert.layers)} layers, {parameters:,} parameters")
+    print(f"{name}: {len(model.bert.layers)} layers, {count_parameters(model):,} parameters")
 print()
 words = {"teacher": best_words(teacher), "copied": best_words(student)}
 show_columns(words)

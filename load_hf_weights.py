@@ -24,7 +24,7 @@ from support import distilbert, wordpiece
 from support.cli import Parser, command_line
 from support.errors import InputError
 from support.files import read_json, write_file, write_json
-from support.hub import download_config, download_model
+from support.hub import download_model
 from support.weight_files import (
     check_size,
     check_weights,
@@ -266,8 +266,7 @@ def fetch_model(name, out):
 
     The config comes first: another architecture is refused before its weights are fetched. `out`
     must not exist, or be empty; it is complete or not there. Raises InputError."""
-    read_config(download_config(name))
-    folder = download_model(name)
+    folder = download_model(name, check_config=read_config)
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     temporary = Path(f"{out}.tmp{os.getpid()}")
     try:

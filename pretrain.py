@@ -158,11 +158,7 @@ def read_arguments(arguments):
         help="text to measure on; default: a hundredth of the corpus, left out of the training")
     add("--out_dir", required=True, help="folder for the student and its log")
     add("--cache_dir", default="runs/cache", help="where the tokenized corpus is kept")
-    for name, (formula, weight) in LOSSES.items():
-        add(f"--use_{name}", type=int, choices=(0, 1), default=1,
-            help=f"{formula.__name__}; 0: not computed")
-        add(f"--alpha_{name}", type=in_range(float, 0), default=weight,
-            help=f"weight of {formula.__name__}; 0: not computed")
+    add_loss_arguments(parser)
     add("--init", choices=("teacher", "random"), default="teacher",
         help="where the student's weights come from")
     add("--layers", type=layer_choice,
@@ -195,6 +191,15 @@ def read_arguments(arguments):
     choose_losses(args)
     check_arguments(args)
     return args
+
+
+def add_loss_arguments(parser):
+    """The flags --use_X and --alpha_X of each loss, which choose_losses reads."""
+    for name, (formula, weight) in LOSSES.items():
+        parser.add_argument(f"--use_{name}", type=int, choices=(0, 1), default=1,
+                            help=f"{formula.__name__}; 0: not computed")
+        parser.add_argument(f"--alpha_{name}", type=in_range(float, 0), default=weight,
+                            help=f"weight of {formula.__name__}; 0: not computed")
 
 
 def choose_losses(args):

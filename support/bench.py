@@ -32,7 +32,15 @@ from support.bench_loops import (
     tokenizing_a_corpus,
     tokenizing_alone,
 )
-from support.cli import Parser, command_line, in_range, list_of, resolve, shell_words
+from support.cli import (
+    Parser,
+    add_device_argument,
+    command_line,
+    in_range,
+    list_of,
+    resolve,
+    shell_words,
+)
 from support.corpus import text_files
 from support.errors import InputError
 from support.fingerprint import PROJECT
@@ -326,8 +334,7 @@ def read_arguments(arguments):
     add("--rounds", type=in_range(int, 2), default=5, help="turns that each loop takes")
     add("--largest", type=in_range(int, 16), default=16,
         help="MB of the largest corpus to tokenize: 16, 256 or 2048")
-    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto",
-        help="auto: the fastest that exists here")
+    add_device_argument(parser)
     add("--precision", choices=("auto", "fp32", "bf16"), default="auto",
         help="of our loops; the plain ones run in fp32; auto: bf16 where the hardware has it")
     add("--pretrain_args", type=shell_words, default=[], dest="more",

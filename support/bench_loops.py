@@ -218,8 +218,8 @@ def parts_of_a_step(args, log):
         hidden.backward(torch.ones_like(hidden))
 
     def heads_and_losses():
-        both = torch.randn(2, tokens, student.config.hidden_size, device=device)
-        hidden, teacher_hidden = both.unbind()
+        shape = 2, tokens, student.config.hidden_size
+        hidden, teacher_hidden = torch.randn(shape, device=device)
         loss, _ = objective.losses_on_logits(hidden.requires_grad_(), teacher_hidden,
                                              labels.flatten(), tokens, masked)
         loss.backward()

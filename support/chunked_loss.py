@@ -80,7 +80,7 @@ class ChunkedLoss(nn.Module):
         return total, {name: loss.detach() for name, loss in losses.items()}
 
     def loss(self, name, inputs):
-        """The formula of this name on those of the inputs, {name: value}, that it takes."""
+        """losses.call, with the signature read beforehand: torch.compile traces what follows."""
         formula, _ = LOSSES[name]
         return formula(**{argument: inputs[argument] for argument in self.arguments[name]})
 

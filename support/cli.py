@@ -112,7 +112,8 @@ class HelpFormatter(argparse.HelpFormatter):
     """Adds each argument's default to its help, unless the help already speaks of it."""
 
     def _get_help_string(self, action):
-        has_default = action.default not in (None, False, [], argparse.SUPPRESS)
+        default = action.default
+        has_default = default not in (None, [], argparse.SUPPRESS) and default is not False
         if has_default and "default" not in action.help:
             return f"{action.help} (default: %(default)s)"
         return action.help
@@ -133,7 +134,9 @@ def add_common_arguments(parser):
     """The arguments that pretrain.py and finetune.py share."""
     parser.add_argument("--seed", type=in_range(int, 0), default=0,
                         help="of the data's order, masks, dropout and new weights")
-    add_device_arguments(parser)
+    add_device_argument(parser)
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto",
+                        help="of the matrix products; auto: bf16 where the hardware has it")
     parser.add_argument("--overwrite", action="store_true",
                         help="if --out_dir holds another run: keep that one as OUT_DIR~1")
     parser.add_argument("--log_every", type=in_range(int, 1), default=10,
@@ -145,11 +148,9 @@ def add_common_arguments(parser):
                         help="also write a checkpoint every so many steps; default: by time only")
 
 
-def add_device_arguments(parser):
+def add_device_argument(parser):
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto",
                         help="auto: the fastest that exists here")
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto",
-                        help="of the matrix products; auto: bf16 where the hardware has it")
 
 
 def resolve(args):

@@ -148,17 +148,17 @@ def read_arguments(arguments):
     parser.add_argument("--text_b", help="the second sentence, for a --task on pairs")
     parser.add_argument(
         "--run", default="runs/toy",
-        help="folder of an experiment, or of one model (default: runs/toy, from make ablation)")
+        help="folder of an experiment (such as make ablation leaves), or of one model")
     parser.add_argument(
         "--task", type=one_of(TASKS, "task"),
         help="classify the text, with the models fine-tuned on this task, such as cola or mnli "
         "(default: fill in [MASK])")
     parser.add_argument(
         "--seed", type=in_range(int, 0), default=0,
-        help="which seed of the experiment to show (default: 0)")
+        help="which seed of the experiment to show")
     parser.add_argument(
         "--best", type=in_range(int, 1), default=5,
-        help="how many words to show for each [MASK] (default: 5)")
+        help="how many words to show for each [MASK]")
     args = parser.parse_args(arguments)
     try:
         f"{args.text} {args.text_b}".encode()

@@ -91,7 +91,7 @@ def all_reduce_mean(x):
     """The mean over the ranks of a tensor, as Python numbers."""
     if WORLD_SIZE == 1:
         return x.tolist()
-    total = x.double() if x.device.type != "mps" else x.float()
+    total = x.double()
     distributed.all_reduce(total)
     return (total / WORLD_SIZE).tolist()
 

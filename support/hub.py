@@ -20,24 +20,22 @@ WEIGHT_FORMATS = (  # of these, the first that a repository has
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 
-def download_config(name):
-    """Fetch only the config.json of a model. Returns the model's folder in the library's cache.
+def download_model(name, check_config):
+    """Fetch config, vocabulary and one format of the weights. Returns the folder in the cache.
 
-    Prints how many files and bytes download_model would fetch. Raises InputError."""
+    check_config(folder) is called when only the config is there, and may refuse it: before
+    hundreds of MB that may not be a BERT. Prints how many files and bytes that is. Offline, the
+    folder is what was fetched before. Raises InputError."""
     with hub_library(name) as library:
         sizes = model_files(library, name)
         if sizes:
             print(f"{name}: {len(sizes)} files, {describe_size(sizes.values())}", flush=True)
-        return Path(library.snapshot_download(name, allow_patterns=["config.json"]))
-
-
-def download_model(name):
-    """Fetch config, vocabulary and one format of the weights. Returns the folder in the cache.
-
-    Offline, that is what was fetched before. Raises InputError."""
-    with hub_library(name) as library:
-        wanted = list(model_files(library, name)) or ["config.json"]
-        return Path(library.snapshot_download(name, allow_patterns=wanted))
+        folder = Path(library.snapshot_download(name, allow_patterns=["config.json"]))
+    check_config(folder)
+    if sizes:
+        with hub_library(name) as library:
+            folder = Path(library.snapshot_download(name, allow_patterns=list(sizes)))
+    return folder
 
 
 def download_dataset_file(url, sha256):

@@ -125,11 +125,11 @@ def threads_per_job(jobs):
 
 # ---- Running them ----
 
-def run_all(commands, seconds, jobs, out_dir, verbose):
+def run_all(commands, seconds, jobs, log_path, verbose):
     """Run the commands, `jobs` at a time: a bar with the time left, a line per finished run.
 
-    seconds: what estimate_seconds gives. The full commands, and what they print, go to
-    out_dir/commands.log; with verbose the commands are printed too."""
+    seconds: what estimate_seconds gives. The full commands, and what they print, go to log_path,
+    a file in the experiment's folder; with verbose the commands are printed too."""
     # Students first: what is fine-tuned later waits for them.
     waiting = sorted(zip(commands, seconds), key=is_fine_tuning)
     unfinished = {option("--out_dir", arguments)
@@ -138,7 +138,6 @@ def run_all(commands, seconds, jobs, out_dir, verbose):
     killed_message = "one of the runs was killed, perhaps because memory ran out"
     if jobs > 1:
         killed_message += ": try --jobs 1"
-    log_path = Path(out_dir, "commands.log")
     with process_pool(jobs, killed_message, start_job, threads_per_job(jobs)) as pool, \
             Progress(seconds, jobs) as progress:
         running = {}
@@ -155,8 +154,8 @@ def run_all(commands, seconds, jobs, out_dir, verbose):
                 for future in done:
                     folder, expected = running.pop(future)
                     unfinished.discard(folder)
-                    progress.finished(f"{Path(folder).relative_to(out_dir)}: {future.result()}",
-                                      expected)
+                    name = Path(folder).relative_to(log_path.parent)
+                    progress.finished(f"{name}: {future.result()}", expected)
                 progress.refresh()
         except Interrupted as stop:  # the runs end too, after a step and a checkpoint
             raise Interrupted(stop.number, "interrupted; the same command resumes where the runs "
@@ -213,8 +212,7 @@ class Progress:
     def __init__(self, seconds, jobs):
         self.left, self.done, self.jobs = sum(seconds), 0.0, jobs
         self.started = self.last_finish = time.monotonic()
-        self.total = len(seconds)
-        self.bar = tqdm(total=self.total, unit="run", leave=False,
+        self.bar = tqdm(total=len(seconds), unit="run", leave=False,
                         bar_format="{n_fmt}/{total_fmt} runs |{bar}| {elapsed}{postfix}")
 
     def __enter__(self):
@@ -224,15 +222,12 @@ class Progress:
     def __exit__(self, *error):
         self.bar.close()
 
-    def write(self, line):
-        self.bar.write(line)
-        sys.stdout.flush()
-
     def finished(self, line, expected):
         self.left, self.done = self.left - expected, self.done + expected
         self.last_finish = time.monotonic()
         self.bar.update()
-        self.write(f"[{self.bar.n}/{self.total}] {line}")
+        self.bar.write(f"[{self.bar.n}/{self.bar.total}] {line}")
+        sys.stdout.flush()
 
     def refresh(self):
         speed = self.jobs  # estimated seconds of work per second

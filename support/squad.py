@@ -268,7 +268,7 @@ def best_span(start, end):
     return first, first + more, float(totals[first, more])
 
 
-def write_predictions(out_dir, dev_sets, sets):
+def write_answers(out_dir, dev_sets, sets):
     """Write predictions.json, {id: answer}, the file that the official evaluation script reads.
 
     dev_sets: {name: Questions}. sets: {name: (answers, gold answers)}.

@@ -296,7 +296,7 @@ def main(arguments):
     parser.add_argument("--out_dir", required=True, help="folder to write to")
     parser.add_argument(
         "--seed", type=in_range(int, 0), default=1,
-        help="of the examples, the corpus, and the choice of the test words (default: 1)")
+        help="of the examples, the corpus, and the choice of the test words")
     parser.add_argument(
         "--overwrite", action="store_true",
         help="if --out_dir holds another run: archive it as OUT_DIR~1")

@@ -20,7 +20,7 @@ from support.squad import (
     f1,
     normalized,
     windows,
-    write_predictions,
+    write_answers,
 )
 from support.statistics import read_predictions
 
@@ -147,7 +147,7 @@ def test_predictions_of_any_text_stay_in_their_column(tmp_path):
     for i, text in enumerate(texts):
         questions.append(Question(str(i), "?", text, ((text, 0), (text + "!", 0))))
     gold_answers = [question.gold_answers for question in questions]
-    lines = write_predictions(tmp_path, {"dev": questions}, {"dev": (texts, gold_answers)})
+    lines = write_answers(tmp_path, {"dev": questions}, {"dev": (texts, gold_answers)})
 
     by_id = json.loads((tmp_path / "predictions.json").read_text())
     assert by_id == {str(i): text for i, text in enumerate(texts)}
