@@ -1,18 +1,27 @@
 """The three commands on a miniature world that a test has spoiled: they must refuse, in one line.
 
-Used by test_bad_input.py and test_bad_models.py.
+The fixtures of test_bad_input.py and test_bad_models.py, which name this file as a plugin.
 """
+import functools
 import shutil
+
+import pytest
 
 import ablation
 import finetune
 import pretrain
 
 
-def copy_of(world, tmp_path):
+@pytest.fixture
+def place(world, tmp_path):
     """A copy of the miniature world, to spoil."""
-    shutil.copytree(world, tmp_path / "world")
-    return tmp_path / "world"
+    return shutil.copytree(world, tmp_path / "world")
+
+
+@pytest.fixture
+def command(place, refused):
+    """command(module, *more) -> the line with which it refuses; nothing may be written."""
+    return functools.partial(refusal, place, refused)
 
 
 def working_arguments(module, place):

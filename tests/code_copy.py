@@ -1,4 +1,4 @@
-"""A copy of the project's code that a test may edit, and on which fingerprints then depend."""
+"""Copies of the project's code that a test may edit."""
 import shutil
 
 from conftest import ROOT
@@ -8,14 +8,26 @@ import pretrain
 from support import fingerprint
 
 
+def copy_code(folder):
+    """The files at the top and in support/."""
+    (folder / "support").mkdir(parents=True)
+    for path in (*ROOT.glob("*.py"), *ROOT.glob("support/*.py")):
+        shutil.copy(path, folder / path.relative_to(ROOT))
+
+
+def replace_once(path, old, new):
+    """Replace a text that occurs once in a file."""
+    text = path.read_text(encoding="utf-8")
+    assert text.count(old) == 1, f"{path.name} has {text.count(old)} times {old!r}"
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
 class CodeCopy:
-    """The code in `folder`. The code that runs stays the project's own."""
+    """The code in `folder`, on which fingerprints depend. What runs stays the project's own."""
 
     def __init__(self, folder, monkeypatch):
         self.folder = folder
-        (folder / "support").mkdir(parents=True)
-        for path in (*ROOT.glob("*.py"), *ROOT.glob("support/*.py")):
-            shutil.copy(path, folder / path.relative_to(ROOT))
+        copy_code(folder)
         monkeypatch.setattr(fingerprint, "PROJECT", folder)
         monkeypatch.setattr(finetune, "PROJECT", folder)
         for module in (pretrain, finetune):
@@ -36,7 +48,9 @@ class CodeCopy:
 
     def replace(self, file, old, new):
         """Replace what occurs once in a file; "" appends, to a new file if need be."""
-        text = self.read(file) if (self.folder / file).exists() else ""
-        assert not old or text.count(old) == 1, f"{file} has {text.count(old)} times {old!r}"
-        self.write(file, text.replace(old, new) if old else text + new)
+        if old:
+            replace_once(self.folder / file, old, new)
+        else:
+            text = self.read(file) if (self.folder / file).exists() else ""
+            self.write(file, text + new)
         self.forget()

@@ -1,9 +1,7 @@
 """ablation.py: the whole experiment on the miniature world. Its report: test_report.py."""
-import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+from code_copy import copy_code, replace_once
 from conftest import ROOT
+from short_runs import log_of
 from tiny_experiment import TASKS, arguments, read_json, run_experiment, score_of
 
 import ablation
@@ -118,16 +118,11 @@ class Copy:
 
     def __init__(self, world, folder):
         self.world, self.folder, self.runs = world, folder, folder / "runs"
-        for file in ROOT.glob("*.py"):
-            shutil.copy(file, folder)
-        shutil.copytree(ROOT / "support", folder / "support",
-                        ignore=shutil.ignore_patterns("__pycache__"))
+        copy_code(folder)
 
     def replace(self, file, old, new):
         """Replace a text that occurs once."""
-        text = (self.folder / file).read_text()
-        assert text.count(old) == 1
-        (self.folder / file).write_text(text.replace(old, new))
+        replace_once(self.folder / file, old, new)
 
     def insert(self, file, before, new):
         """Insert a text before another one, which occurs once."""
@@ -190,8 +185,7 @@ def test_the_readmes_example_works_as_written(copy):
     student = f"{copy.runs}/mse/seed0"
     assert done == [("pretrain", student), ("finetune", f"{student}/cola")]  # the rest is kept
     assert "| squared error of logits instead of KL |" in printed
-    log = (copy.runs / "mse" / "seed0" / "log.jsonl").read_text()
-    logged = [json.loads(line) for line in log.splitlines()]
+    logged = log_of(copy.runs / "mse" / "seed0")
     for entry in logged:
         if "lr" in entry:
             assert set(entry) == {"step", "lr", "mlm", "cos", "mse"}

@@ -3,7 +3,6 @@
 Models that cannot be loaded: test_bad_models.py. Archives: test_unpack.py. Random bytes in place of
 any file: test_random_bytes.py.
 """
-import functools
 import re
 import shutil
 import subprocess
@@ -11,7 +10,6 @@ import sys
 
 import numpy as np
 import pytest
-from bad_world import copy_of, refusal
 from conftest import ROOT, TINY
 
 import ablation
@@ -22,16 +20,7 @@ from support.corpus import corpus_tokens
 from support.errors import InputError
 from support.tasks import read_dev, read_train
 
-
-@pytest.fixture
-def place(world, tmp_path):
-    return copy_of(world, tmp_path)
-
-
-@pytest.fixture
-def command(place, refused):
-    """command(module, *more) -> the line with which it refuses; nothing may be written."""
-    return functools.partial(refusal, place, refused)
+pytest_plugins = ("bad_world",)
 
 
 def run(module, *arguments):

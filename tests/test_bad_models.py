@@ -2,7 +2,6 @@
 
 Nothing is written, no code in a file is run, and no memory is taken that a file only claims.
 """
-import functools
 import io
 import json
 import pickle
@@ -12,7 +11,6 @@ import zipfile
 
 import pytest
 import torch
-from bad_world import copy_of, refusal
 from conftest import TINY
 from safetensors.torch import load_file, save_file
 
@@ -24,16 +22,7 @@ from model import BertConfig, MaskedLM
 from support.errors import InputError
 from support.training_run import read_checkpoint
 
-
-@pytest.fixture
-def place(world, tmp_path):
-    return copy_of(world, tmp_path)
-
-
-@pytest.fixture
-def command(place, refused):
-    """command(module, *more) -> the line with which it refuses; nothing may be written."""
-    return functools.partial(refusal, place, refused)
+pytest_plugins = ("bad_world",)
 
 
 # ---- Ways to spoil the folder teacher/ ----

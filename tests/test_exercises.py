@@ -1,12 +1,13 @@
 """docs/exercises.md: every block of code is applied to a copy of the project, and run."""
-import json
 import re
 import shutil
 import subprocess
 import sys
 
 import pytest
+from code_copy import copy_code, replace_once
 from conftest import ROOT
+from short_runs import log_of
 
 FENCE = re.compile(r"^```(\w+) ?(.*?)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
@@ -21,17 +22,10 @@ def exercise(number):
 @pytest.fixture
 def copy(tmp_path):
     """A folder with a copy of the project's code and of the tests."""
-    shutil.copytree(ROOT / "support", tmp_path / "support")
+    copy_code(tmp_path)
     shutil.copytree(ROOT / "tests", tmp_path / "tests")
-    for path in (*ROOT.glob("*.py"), ROOT / "pytest.ini"):
-        shutil.copy(path, tmp_path)
+    shutil.copy(ROOT / "pytest.ini", tmp_path)
     return tmp_path
-
-
-def replace_once(path, old, new):
-    text = path.read_text()
-    assert text.count(old) == 1, f"{old!r} is {text.count(old)} times in {path.name}"
-    path.write_text(text.replace(old, new))
 
 
 def apply_diff(path, block):
@@ -50,7 +44,7 @@ def distil(folder, world, *more):
     done = subprocess.run([sys.executable, folder / "pretrain.py", *map(str, arguments)],
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
+    return log_of(folder / "run")
 
 
 def run_tests(folder, *selection):

@@ -1,5 +1,4 @@
 """Fast is still right: in chunks, compiled, prefetched, in bf16, and spread over processes."""
-import json
 import os
 import re
 import shutil
@@ -12,6 +11,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from conftest import ROOT, TINY, no_dropout
+from short_runs import log_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
@@ -78,10 +78,6 @@ def run_pretrain(world, out_dir, *more, **environment):
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True,
                           env={**os.environ, "TQDM_DISABLE": "1", **environment})
     return done.returncode, done.stderr
-
-
-def log_of(folder):
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
 def test_without_a_compiler_the_run_is_eager_and_says_so_in_one_line(world, tmp_path):

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, no_dropout, output_of, wait_until
+from short_runs import log_of
 
 import finetune
 import pretrain
@@ -50,13 +51,9 @@ def torchrun_signalled(moment, count, who, number, *words):
     return torchrun(script, moment, count, who, int(number), *words)
 
 
-def logged(folder):
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
 def assert_same_log(folder, other, tolerance):
     """Line by line and number by number."""
-    ours, theirs = logged(folder), logged(other)
+    ours, theirs = log_of(folder), log_of(other)
     assert len(ours) == len(theirs)
     for one, two in zip(ours, theirs):
         for line in (one, two):
@@ -73,7 +70,7 @@ def test_two_processes_have_the_losses_of_one(arguments, tmp_path):
     job = torchrun("pretrain.py", *arguments("two"))
     printed, errors = output_of(job)
     assert job.returncode == 0, errors
-    assert len(logged(tmp_path / "two")) == 22  # one process logs
+    assert len(log_of(tmp_path / "two")) == 22  # one process logs
     assert_same_log(tmp_path / "two", tmp_path / "one", 1e-5)
     one, two = (load_model(tmp_path / name).state_dict() for name in ("one", "two"))
     assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
@@ -96,7 +93,7 @@ def test_two_processes_fine_tune_as_one_does(world, arguments, tmp_path):
     job = torchrun("finetune.py", *words("two"))
     printed, errors = output_of(job)
     assert job.returncode == 0, errors
-    assert len(logged(tmp_path / "two")) == 20
+    assert len(log_of(tmp_path / "two")) == 20
     assert_same_log(tmp_path / "two", tmp_path / "one", 1e-5)
     assert json.loads((tmp_path / "two" / "results.json").read_text()) == results
     assert printed.count("MRPC") == 2
