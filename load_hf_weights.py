@@ -155,8 +155,9 @@ def load_model(folder, cls=MaskedLM, new=(), **kwargs):
 
     cls: MaskedLM, Classifier or SpanModel; kwargs go to it. num_labels defaults to the number of
     labels in config.json.
-    new: the parts that start at random, whether the folder has them or not: "pooler",
-    "classifier", "qa_outputs".
+    new: the parts that start at random: "classifier" and "qa_outputs", whether the folder has
+    them or not; "pooler" where it has none. A pooler of its own is kept, as BERT's fine-tuning
+    does (Devlin et al. 2018, section 4.1).
     From a DistilBERT folder, the token types are zeros, and the head for a task must be new.
     In training its dropout is BERT's, which has one more after the attention.
     Raises InputError if the folder is unreadable or of another architecture, and if a weight is
@@ -167,11 +168,13 @@ def load_model(folder, cls=MaskedLM, new=(), **kwargs):
     with torch.device("meta"):  # shapes without memory, whatever sizes the config claims
         model = cls(config, **kwargs)
     shapes = {ours: tuple(weight.shape) for ours, weight in model.state_dict().items()}
+    weights = read_weights(folder, layout)
+    if any(name.startswith("bert.pooler.") for name in weights):
+        new = [part for part in new if part != "pooler"]
     new_prefixes = () if cls is MaskedLM else tuple(PARTS[part] for part in new)
     to_load = {ours: shape for ours, shape in shapes.items() if not ours.startswith(new_prefixes)}
 
     names = weight_names(model, layout)
-    weights = read_weights(folder, layout)
     expected = expected_shapes(folder, to_load, names)
     architecture = ARCHITECTURES[cls] if layout == "bert" else f"Distil{ARCHITECTURES[cls]}"
     check_weights(folder, weights, expected, layout, architecture)

@@ -22,6 +22,7 @@ def label_names(task):
 def new_model(folder, task):
     """A model for this task with a folder's encoder, and a head that starts at random.
 
+    The folder's own pooler is kept; a MaskedLM, such as a student, has none, and gets a new one.
     Its random numbers are torch's: seed them before. Raises InputError."""
     if task == "squad":
         return load_model(folder, SpanModel, new=("qa_outputs",))

@@ -20,6 +20,7 @@ from model import Classifier
 from support.errors import InputError
 from support.files import read_json
 from support.seeds import NEW_WEIGHTS, seed_torch
+from support.task_setup import new_model
 from support.tasks import Example, read_dev, read_train
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -196,22 +197,28 @@ def test_the_same_command_gives_the_same_bytes_and_another_seed_others(tune, tmp
     assert a == b != c
 
 
-def test_a_folders_own_pooler_is_kept_only_where_it_is_asked_for(world, tmp_path):
-    """A teacher with a pooler, as bert-base-uncased has, starts as a student without one."""
-    plain = shutil.copytree(world / "teacher", tmp_path / "plain")
-    pooled = shutil.copytree(world / "teacher", tmp_path / "pooled")
-    stored = load_file(pooled / "model.safetensors")
-    stored["bert.pooler.dense.weight"] = torch.ones(32, 32)
-    stored["bert.pooler.dense.bias"] = torch.ones(32)
-    save_file(stored, pooled / "model.safetensors")
+def test_a_folders_own_pooler_is_kept(world, tmp_path):
+    """As transformers keeps it; a folder without one, as every MaskedLM, gets a new one."""
+    config = transformers.BertConfig.from_pretrained(world / "teacher")
+    torch.manual_seed(1)
+    theirs = transformers.BertForPreTraining(config)
+    theirs.save_pretrained(tmp_path / "pooled")
+    kept = new_model(tmp_path / "pooled", "cola")
+    assert torch.equal(kept.pooler.dense.weight, theirs.bert.pooler.dense.weight)
+    assert torch.equal(kept.pooler.dense.bias, theirs.bert.pooler.dense.bias)
 
-    def new_weights(folder):
-        torch.manual_seed(0)
-        return load_model(folder, Classifier, new=("pooler", "classifier")).state_dict()
-    start, same_start = new_weights(plain), new_weights(pooled)
-    assert all(torch.equal(start[name], same_start[name]) for name in start)
-    kept = load_model(pooled, Classifier, new=("classifier",))
-    assert torch.equal(kept.pooler.dense.bias, torch.ones(32))
+    torch.manual_seed(0)
+    first, second = (new_model(world / "teacher", "cola").pooler.dense.weight for _ in range(2))
+    assert not torch.equal(first, second)
+
+
+def test_half_a_pooler_is_an_error(world, tmp_path):
+    folder = shutil.copytree(world / "teacher", tmp_path / "half")
+    stored = load_file(folder / "model.safetensors")
+    stored["bert.pooler.dense.weight"] = torch.ones(32, 32)
+    save_file(stored, folder / "model.safetensors")
+    with pytest.raises(InputError, match="lacks bert.pooler.dense.bias"):
+        new_model(folder, "cola")
 
 
 def test_attention_dropout_is_set_and_the_config_kept(tune, tmp_path):
