@@ -81,12 +81,21 @@ def summarize(out_dir, data_dir, titles, baseline, all_tasks, seeds, also=()):
         "pool": pool,
         "pooled": pooled_variances(pool, scores),
         "row_share": shares,
+        "rows": count_rows(outcomes[baseline], tasks),
         "change": changes(pool, scores, shares),
         "since_edit": changes_since_edit(columns, folders, outcomes),
         **summarize_heldout(out_dir, pool, students, seeds),
         "seconds": measure_seconds(outcomes, folders, also),
         "paper_table_4": PAPER_TABLE_4,
     }
+
+
+def count_rows(outcomes, tasks):
+    """{task: how many dev rows it has}."""
+    rows = {}
+    for task in tasks:
+        rows[task] = sum(len(targets) for _, targets in outcomes[task]["sets"][0].values())
+    return rows
 
 
 def describe_seeds(seeds):

@@ -96,6 +96,7 @@ def test_the_variants_share_one_variance_and_are_adjusted_for_their_number(exper
     results, scores, _ = experiment
     summary = results.summary(SEEDS)
     assert summary["seeds"] == SEEDS
+    assert summary["rows"] == ROWS
     assert summary["pool"] == ["full", "no_cos", "no_ce"]
     for column in ("cola", "mrpc", "macro"):
         variance = pooled_variance([scores[name][column] for name in summary["pool"]])
