@@ -45,7 +45,7 @@ def row_model(truth, rows, deviation, row_shares):
     Returns (share of unsure rows, deviation of a run's bias, [share of rows decided anew, of each
     variant])."""
     p = truth[0]
-    unsure = min(2 * rows * deviation ** 2, p, 1 - p)
+    unsure = min(2 * rows * deviation ** 2, p / 2, (1 - p) / 2)
     bias = sqrt(max(0, deviation ** 2 - unsure / 4 / rows)) / unsure
     decided_anew = []
     for change, share in zip(truth[1:] - p, row_shares):
@@ -64,8 +64,8 @@ def draw_answers(rng, truth, rows, seeds, model):
     unsure, bias, decided_anew = model
 
     def draw_rows(right):
-        return rng.choice((0.0, 0.5, 1.0), rows,
-                          p=(1 - right - unsure / 2, unsure, right - unsure / 2))
+        place = rng.random(rows)  # always right, unsure, always wrong: parts of the unit interval
+        return ((place < right - unsure / 2) + 1.0 * (place < right + unsure / 2)) / 2
     knowledge = [draw_rows(truth[0])]
     for score, anew in zip(truth[1:], decided_anew):
         others = draw_rows(truth[0] + (score - truth[0]) / anew)
@@ -106,7 +106,9 @@ def coverage_of_scores(column, draws):
 
 def coverage_of_rows(column, rows, draws):
     """The same for a task of so many rows, whose score is the share of rows that are right."""
-    rng, truth = np.random.default_rng(2), column["truth"]
+    rng = np.random.default_rng(2)
+    level = column["truth"][0]  # a correlation may be near zero; a share of right rows may not
+    truth = column["truth"] - level + np.clip(level, 20, 95)
     weights = draw_weights(rows, rng)
     of_rows = [share / 100 ** 2 for share in column["row_shares"]]
     model = row_model(truth / 100, rows, column["sd"] / 100, of_rows)

@@ -95,3 +95,8 @@ def test_an_experiment_without_intervals_is_refused(tmp_path):
         coverage.main(["--results", results])
     with pytest.raises(InputError, match="no such file"):
         coverage.main(["--results", str(tmp_path / "nowhere")])
+
+
+def test_scores_near_zero_and_no_share_of_the_rows_can_be_simulated():
+    column = {**COLUMN, "truth": np.array([3.0, 1.0, -2.0, 3.0]), "row_shares": [0.0] * 3}
+    assert coverage.coverage_of_rows(column, ROWS, 200).all(axis=1).mean() > 0.88

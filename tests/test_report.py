@@ -57,7 +57,7 @@ def test_the_scores_and_changes_are_those_of_the_runs(experiment):
             continue
         for column, value in summary["change"][model].items():
             assert value["difference"] == pytest.approx(shown[column] - baseline[column]["mean"])
-            assert value["low"] <= value["high"]
+            assert value["low"] is None and value["high"] is None  # one seed
 
 
 def test_the_trivial_baselines_are_in_the_table(experiment):
