@@ -1,10 +1,13 @@
 # Every target sets up .venv on first use, and again when the requirements change.
 #
 #   make lesson      the guided tour: distillation step by step, under a minute
-#   make ablation    the experiment, in a miniature language  [SEEDS=3] [TASKS=cola,mrpc] [ARGS=...]
+#   make ablation    the experiment, in a miniature language  [SEEDS=5] [FIRST_SEED=0]
+#                    [TASKS=cola,mrpc] [ARGS=...]; SEEDS=1 is a smoke test, without intervals
 #   make ablation PRESET=mini|base TEACHER=folder CORPUS=folder DATA=folder [HELDOUT=folder]
 #                    with a real teacher, on real text; PRESET=base fetches what is not given
 #   make report      (the same variables) only the report, of what is done
+#   make coverage    do the intervals hold the truth? simulated, from the report's variances
+#   make aa          do they find effects where none are? many seeds of one student: hours
 #   make check       after a rewrite of a formula or the model that should change nothing: a minute
 #   make test        everything, after make lint
 #   make demo TEXT="the dogs that [MASK] the cat are asleep" [RUN=runs/toy]
@@ -15,7 +18,8 @@
 
 PYTHON ?= python3
 PRESET ?= toy
-SEEDS ?= 1
+SEEDS ?= 5
+FIRST_SEED ?= 0
 TASKS ?= cola,mnli,mrpc,imdb
 RUN ?= runs/$(PRESET)
 # glibc returns tensors of a few MB to the system and asks for them again at every step, unless it
@@ -24,12 +28,13 @@ export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 export MALLOC_TRIM_THRESHOLD_ ?= 17179869184
 
 python = .venv/bin/python
-ablation = $(python) ablation.py --preset $(PRESET) --seeds $(SEEDS) --tasks $(TASKS) \
+ablation = $(python) ablation.py --preset $(PRESET) --seeds $(SEEDS) --first_seed $(FIRST_SEED) \
+	--tasks $(TASKS) \
 	$(if $(TEACHER),--teacher "$(TEACHER)") $(if $(CORPUS),--corpus $(CORPUS)) \
 	$(if $(HELDOUT),--heldout $(HELDOUT)) $(if $(DATA),--data_dir "$(DATA)") $(ARGS)
 pytest = OMP_NUM_THREADS=1 $(python) -m pytest -n auto --maxprocesses 4
 
-.PHONY: lesson ablation report check lint test demo bench download toy-teacher clean
+.PHONY: lesson ablation report coverage aa check lint test demo bench download toy-teacher clean
 
 lesson: .venv/ready
 	$(python) -m support.lesson_page
@@ -39,6 +44,13 @@ ablation: .venv/ready
 
 report: .venv/ready
 	@$(ablation) --report_only
+
+# One thread: its matrices are small.
+coverage: .venv/ready
+	OMP_NUM_THREADS=1 $(python) -m support.coverage --results $(RUN)/results.json $(ARGS)
+
+aa: .venv/ready
+	$(python) -m support.aa_test --seeds $(SEEDS) $(ARGS)
 
 check: .venv/ready-test
 	$(pytest) tests -m check $(ARGS)

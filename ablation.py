@@ -35,7 +35,7 @@ from support.files import lock_file
 from support.fingerprint import PROJECT
 from support.report import write_report
 from support.scheduler import estimate_seconds, pending, run_all, threads_per_job
-from support.statistics import summarize
+from support.statistics import describe_seeds, summarize
 from support.tasks import TASKS
 
 # name: (heading, what it changes against the baseline, as arguments of pretrain.py).
@@ -105,7 +105,7 @@ def commands(args):
         common += ["--precision", args.precision]
     heldout = ["--heldout", *args.heldout] if args.heldout else []
     fixed_models = {"teacher": args.teacher, **args.also}
-    for seed in range(args.seeds):
+    for seed in args.seeds:
         for name in ("teacher", *args.variants, *args.also):
             folder = Path(args.out_dir, name, f"seed{seed}")
             if name in args.variants:
@@ -132,10 +132,17 @@ def run_experiment(args):
     to_run = pending(steps)
     models = 1 + len(args.variants) + len(args.also)
     print(f"{len(args.variants)} students to distil from {args.teacher}, {models} models to "
-          f"fine-tune on {', '.join(args.tasks)}, with {args.seeds} seed(s): {len(steps)} runs, "
-          f"of which {len(to_run)} are to do. Results: {args.out_dir}", flush=True)
-    if not to_run:
-        return
+          f"fine-tune on {', '.join(args.tasks)}, with {describe_seeds(args.seeds)}: {len(steps)} "
+          f"runs, of which {len(to_run)} are to do. Results: {args.out_dir}", flush=True)
+    if len(args.seeds) == 1:
+        print("A smoke test: one seed gives no intervals, and nothing can be concluded from it.",
+              flush=True)
+    if to_run:
+        run_pending(args, to_run)
+
+
+def run_pending(args, to_run):
+    """Run these commands, with a line that says first how long they take."""
     log = Path(args.out_dir, "commands.log")
     seconds = estimate_seconds(to_run, args.teacher, args.jobs)
     minutes = max(1, round(sum(seconds) / min(args.jobs, len(to_run)) / 60))
@@ -175,7 +182,10 @@ def read_arguments(arguments):
     add("--data_dir", help="folder that holds CoLA/, MNLI/, ... or glue_data/, aclImdb/, squad/; "
                            "default: the preset's")
     add("--out_dir", help="folder for all runs and the report; default: runs/PRESET")
-    add("--seeds", type=in_range(int, 1), default=1, help="repeat everything with seeds 0 to N - 1")
+    add("--seeds", type=in_range(int, 1), default=5,
+        help="how often everything is repeated; with 1 there are no intervals: a smoke test")
+    add("--first_seed", type=in_range(int, 0), default=0,
+        help="the seeds are this one and those that follow it")
     add("--tasks", type=list_of(TASKS, "task"), default="cola,mnli,mrpc,imdb",
         help="separated by commas")
     add("--variants", type=list_of((*ALL_VARIANTS, "extended"), "variant"),
@@ -214,6 +224,7 @@ def complete(args):
                              "and --data_dir")
         setattr(args, name, preset[name])
     args.out_dir = args.out_dir or f"runs/{args.preset}"
+    args.seeds = list(range(args.first_seed, args.first_seed + args.seeds))
     if len(dict(args.also)) < len(args.also):
         raise InputError("--also: two models have the same name")
     args.also = dict(args.also)

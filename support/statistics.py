@@ -1,27 +1,38 @@
 """The numbers of an experiment, computed from its run folders: scores, and changes with intervals.
 
 `summarize` returns what results.json holds: plain numbers that the report and the figures show.
-All intervals are 95 % intervals: a paired bootstrap over the dev rows if there is one seed, a
-paired t interval if there are several. Read next: support/report.py.
+The folders are read by support/outcomes.py; the 95 % intervals are those of support/intervals.py.
+Read next: support/report.py.
 """
-import json
-from pathlib import Path
-
 import numpy as np
-from scipy.stats import t as student_t
 
-from finetune import score
+from support.bootstrap import resampled_scores
 from support.errors import InputError
-from support.files import read_json
-from support.run_folder import archived_versions
-from support.squad import f1_of_each
+from support.intervals import (
+    compare_pair,
+    compare_with_first,
+    dunnett_critical,
+    residual_variance,
+    row_variance,
+)
+from support.outcomes import (
+    fine_tuning_folders,
+    measure_seconds,
+    previous_version,
+    read_heldout,
+    read_outcomes,
+    read_outcomes_of_models,
+    tasks_of_all,
+)
 from support.tasks import TASKS
 from support.trivial_baselines import measure_trivial_baselines
 
 # Sanh et al. 2019, Table 4: the change of GLUE's macro-score against the full loss, in points.
 PAPER_TABLE_4 = {"no_ce": -2.96, "no_cos": -1.46, "no_mlm": -0.31, "random_init": -3.69}
 NOT_GLUE = ("imdb", "squad")  # these tasks are not in the macro-score
-BOOTSTRAP_SAMPLES = 1000
+# A student that has learnt almost nothing varies by another amount than the others: its changes
+# have intervals of their own.
+NOT_POOLED = ("random_init",)
 
 
 # ---- The summary ----
@@ -32,7 +43,7 @@ def summarize(out_dir, data_dir, titles, baseline, all_tasks, seeds, also=()):
     titles: {name of a model's folder: its heading}, in the report's order.
     baseline: the name of the model that the others are compared with.
     all_tasks: names of tasks. Those that are not finished for all models are left out.
-    seeds: the number of seeds.
+    seeds: a list of the seeds' numbers.
     also: names of models that were only fine-tuned here. They have rows in the tables of scores
     and changes but, like the teacher, they are not variants of the loss.
     Raises InputError if nothing can be compared yet, or if a run's results are damaged."""
@@ -40,36 +51,58 @@ def summarize(out_dir, data_dir, titles, baseline, all_tasks, seeds, also=()):
     outcomes = read_outcomes_of_models(folders)
     tasks = tasks_of_all(outcomes, all_tasks)
     if baseline not in outcomes or not tasks:
-        raise InputError(f"{out_dir}: nothing to report yet: no task is finished for {baseline} "
-                         f"and the other models with {seeds} seed(s); run it without --report_only")
+        raise InputError(
+            f"{out_dir}: nothing to report yet: no task is finished for {baseline} and the other "
+            f"models with {describe_seeds(seeds)}; run it without --report_only")
     columns = column_headings(outcomes[baseline], tasks)
-    # The column that the conclusion and the change since an edit are about.
-    main_column = "macro" if "macro" in columns else next(iter(columns))
-
-    scores = {titles[name]: scores_by_column(columns, found) for name, found in outcomes.items()}
-    scores.update(scores_of_trivial_baselines(columns, out_dir, data_dir, tasks))
-    change = {name: changes(columns, outcomes[baseline], found, seeds)
-              for name, found in outcomes.items() if name != baseline}
-    since_edit = changes_since_edit(columns, folders, outcomes, seeds)
+    check_dev_rows(outcomes, folders, tasks, baseline)
     students = [name for name in outcomes if name not in ("teacher", *also)]
+    pool = [baseline, *(name for name in students if name not in (baseline, *NOT_POOLED))]
+
+    scores = {name: scores_by_column(columns, found) for name, found in outcomes.items()}
+    resampled = {name: resample(columns, found) for name, found in outcomes.items()}
+    shares = {name: row_variances(columns, resampled[baseline], found)
+              for name, found in resampled.items() if name != baseline}
+    shown = {titles[name]: by_column for name, by_column in scores.items()}
+    shown.update(scores_of_trivial_baselines(columns, out_dir, data_dir, tasks))
     unfinished_tasks = [TASKS[task].title for task in all_tasks if task not in tasks]
     unfinished_models = [title for name, title in titles.items() if name not in outcomes]
     return {
-        "seeds": seeds,
+        "seeds": list(seeds),
         "left_out": unfinished_tasks + unfinished_models,
         "baseline": baseline,
         "titles": titles,
         "also": list(also),
         "columns": columns,
+        # The column that the conclusion is about.
+        "main_column": "macro" if "macro" in columns else next(iter(columns)),
         "macro_of": [columns[task] for task in glue_tasks(columns)],
-        "scores": {title: mean_and_deviation(by_column) for title, by_column in scores.items()},
-        "change": change,
-        "since_edit": {name: found[main_column] for name, found in since_edit.items()},
-        "main_column": main_column,
-        "heldout": {name: read_heldout(out_dir, name, seeds) for name in students},
+        "scores": {title: mean_and_deviation(by_column) for title, by_column in shown.items()},
+        "pool": pool,
+        "pooled": pooled_variances(pool, scores),
+        "row_share": shares,
+        "rows": count_rows(outcomes[baseline], tasks),
+        "change": changes(pool, scores, shares),
+        "since_edit": changes_since_edit(columns, folders, outcomes),
+        **summarize_heldout(out_dir, pool, students, seeds),
         "seconds": measure_seconds(outcomes, folders, also),
         "paper_table_4": PAPER_TABLE_4,
     }
+
+
+def count_rows(outcomes, tasks):
+    """{task: how many dev rows it has}."""
+    rows = {}
+    for task in tasks:
+        rows[task] = sum(len(targets) for _, targets in outcomes[task]["sets"][0].values())
+    return rows
+
+
+def describe_seeds(seeds):
+    """The seeds, in words."""
+    if len(seeds) == 1:
+        return f"seed {seeds[0]}"
+    return f"seeds {seeds[0]} to {seeds[-1]}"
 
 
 def changes_of_variants(summary):
@@ -82,9 +115,13 @@ def mean_and_deviation(by_column):
     """{column: {"mean", "sd"}} from {column: (seeds,)}; sd is None if there is one seed."""
     shown = {}
     for column, values in by_column.items():
-        deviation = float(values.std(ddof=1)) if len(values) > 1 else None
-        shown[column] = {"mean": float(values.mean()), "sd": deviation}
+        shown[column] = {"mean": float(values.mean()), "sd": deviation(values)}
     return shown
+
+
+def deviation(values):
+    """The standard deviation over the seeds; None if there is one."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 # ---- Columns: GLUE's tasks, their mean, the other tasks ----
@@ -133,88 +170,107 @@ def scores_of_trivial_baselines(columns, out_dir, data_dir, tasks):
 
 # ---- Changes and their intervals ----
 
-def changes(columns, old, new, seeds):
-    """{column: interval of the change from old to new}. old, new: see read_outcomes."""
-    tasks = [column for column in columns if column != "macro"]
-    samples = with_macro(columns, {task: differences(task, new[task], old[task]) for task in tasks})
-    old_scores, new_scores = scores_by_column(columns, old), scores_by_column(columns, new)
-    intervals = {}
-    for column in columns:
-        change = np.mean(new_scores[column] - old_scores[column])
-        intervals[column] = interval(change, samples[column], seeds)
-    return intervals
+def changes(pool, values, row_shares):
+    """{name: {column: interval}} of every model's change against the first of the pool.
 
-
-def differences(task, variant, baseline):
-    """Samples of the difference variant - baseline in points, from which `interval` is computed.
-
-    With several seeds: the difference of each seed, (seeds,). With one seed: a paired bootstrap,
-    (1000,): dev rows are drawn with replacement, the same rows for both.
-    variant, baseline: one task's value in read_outcomes."""
-    if len(variant["scores"]) > 1:
-        return variant["scores"] - baseline["scores"]
-    rng = np.random.default_rng(0)
-    samples = []
-    for _ in range(BOOTSTRAP_SAMPLES):
-        ours, theirs = {}, {}
-        for name, (predictions, targets) in variant["sets"][0].items():
-            baseline_predictions, _ = baseline["sets"][0][name]
-            rows = rng.integers(len(targets), size=len(targets))
-            ours[name] = predictions[rows], targets[rows]
-            theirs[name] = baseline_predictions[rows], targets[rows]
-        samples.append(points(task, ours) - points(task, theirs))
-    return np.array(samples)
-
-
-def points(task, sets):
-    """The task's score out of 100. sets: see read_predictions."""
-    if task == "squad":
-        return 100 * float(np.mean([f1s.mean() for f1s, _ in sets.values()]))
-    return score(task, sets)
-
-
-def interval(difference, samples, seeds):
-    """{"difference", "low", "high"}: a 95 % interval.
-
-    With several seeds a t interval of the mean; with one seed the middle 95 % of the samples."""
-    if seeds > 1:
-        half = student_t.ppf(0.975, seeds - 1) * samples.std(ddof=1) / np.sqrt(seeds)
-        low, high = difference - half, difference + half
-    else:
-        low, high = np.percentile(samples, (2.5, 97.5))
-    return {"difference": float(difference), "low": float(low), "high": float(high)}
-
-
-def changes_since_edit(columns, folders, outcomes, seeds):
-    """{name: {column: interval}}: what re-running changed, for models with archived results.
-
-    A model is left out if its archived results are incomplete or of other dev rows."""
-    tasks = [column for column in columns if column != "macro"]
-    found = {}
-    for name, now in outcomes.items():
-        current = {task: folders[name][task] for task in tasks}
-        previous = {task: list(map(previous_version, current[task])) for task in tasks}
-        if previous == current:
-            continue
-        before = read_outcomes(previous)
-        if all(task in before and same_dev_rows(before[task], now[task]) for task in tasks):
-            found[name] = changes(columns, before, now, seeds)
+    values: {name: {column: (seeds,)}}. row_shares: {name: {column: R}}, see intervals.py.
+    The pool's intervals share one residual variance and are adjusted for their number; the other
+    models have paired t intervals of their own."""
+    baseline, *variants = pool
+    found = {name: {} for name in values if name != baseline}
+    for column in values[baseline]:
+        scores = np.array([values[name][column] for name in pool])
+        of_rows = [row_shares[name][column] for name in variants]
+        for name, value in zip(variants, compare_with_first(scores, of_rows)):
+            found[name][column] = value
+        for name in found.keys() - set(variants):
+            differences = values[name][column] - values[baseline][column]
+            found[name][column] = compare_pair(differences, row_shares[name][column])
     return found
 
 
-def previous_version(folder):
-    """The latest finished archived version of a fine-tuning; the folder itself if there is none.
+def pooled_variances(pool, values):
+    """{column: {"sd", "df", "critical"}} of the pool's intervals; empty if there are none."""
+    found = {}
+    for column, of_baseline in values[pool[0]].items():
+        if len(pool) > 1 and len(of_baseline) > 1:
+            scores = np.array([values[name][column] for name in pool])
+            variance, df = residual_variance(scores)
+            critical = dunnett_critical(len(pool) - 1, df)
+            found[column] = {"sd": float(np.sqrt(variance)), "df": df, "critical": critical}
+    return found
 
-    It was archived either with its model's folder or alone."""
-    versions = [model / folder.name for model in archived_versions(folder.parent)]
-    versions += archived_versions(folder)
-    finished = [version for version in versions if (version / "run.json").exists()]
-    return finished[-1] if finished else folder
+
+def resample(columns, outcomes):
+    """{task: points on resampled dev rows, (seeds, resamples)} of one model."""
+    tasks = [column for column in columns if column != "macro"]
+    return {task: resampled_scores(task, outcomes[task]["sets"]) for task in tasks}
+
+
+def row_variances(columns, old, new):
+    """{column: R of the change from old to new}, see intervals.py; 0 with one seed.
+
+    old, new: see resample. The macro-score is a mean of tasks, whose rows are independent."""
+    by_task = {}
+    for task in old:
+        differences = new[task] - old[task]
+        by_task[task] = row_variance(differences) if len(differences) > 1 else 0.0
+    if "macro" in columns:
+        of_glue = [by_task[task] for task in glue_tasks(columns)]
+        by_task["macro"] = sum(of_glue) / len(of_glue) ** 2
+    return by_task
+
+
+def changes_since_edit(columns, folders, names):
+    """{name: {column: interval}}: what re-running changed, for models with archived results.
+
+    Only seeds with archived results count. A model is left out if these are incomplete or of other
+    dev rows. The intervals are paired t intervals, not adjusted for their number."""
+    tasks, found = [column for column in columns if column != "macro"], {}
+    for name in names:
+        before, after = before_and_after_edit(folders[name], tasks)
+        if not before[tasks[0]]:
+            continue
+        old, new = read_outcomes(before), read_outcomes(after)
+        if old.keys() != new.keys():
+            continue
+        if not all(same_dev_rows(old[task]["sets"], new[task]["sets"]) for task in tasks):
+            continue
+        of_rows = row_variances(columns, resample(columns, old), resample(columns, new))
+        old_scores, new_scores = scores_by_column(columns, old), scores_by_column(columns, new)
+        found[name] = {}
+        for column in columns:
+            differences = new_scores[column] - old_scores[column]
+            found[name][column] = compare_pair(differences, of_rows[column])
+    return found
+
+
+def before_and_after_edit(folders, tasks):
+    """Two dictionaries {task: [folder of each seed]}, of the seeds that have archived results."""
+    before, after = {task: [] for task in tasks}, {task: [] for task in tasks}
+    for of_seed in zip(*(folders[task] for task in tasks)):
+        earlier = [previous_version(folder) for folder in of_seed]
+        if earlier != list(of_seed):
+            for task, old, new in zip(tasks, earlier, of_seed):
+                before[task].append(old)
+                after[task].append(new)
+    return before, after
+
+
+def check_dev_rows(outcomes, folders, tasks, baseline):
+    """Raise InputError if the runs of a task do not all have the same dev rows."""
+    for name, of_model in outcomes.items():
+        for task in tasks:
+            first, sets = outcomes[baseline][task]["sets"][0], of_model[task]["sets"]
+            if not same_dev_rows([first] * len(sets), sets):
+                raise InputError(
+                    f"{folders[name][task][0].parent.parent}: not all of its dev rows of {task} "
+                    f"are those of {baseline}; run the experiment without --report_only")
 
 
 def same_dev_rows(before, now):
-    """Whether two outcomes of a task have the same targets, in every seed and set."""
-    for old, new in zip(before["sets"], now["sets"]):
+    """Whether two lists of what read_predictions returns have the same targets."""
+    for old, new in zip(before, now):
         if old.keys() != new.keys():
             return False
         if any(not np.array_equal(old[name][1], new[name][1]) for name in new):
@@ -222,112 +278,24 @@ def same_dev_rows(before, now):
     return True
 
 
-# ---- Reading run folders ----
+# ---- The students as language models ----
 
-def fine_tuning_folders(out_dir, names, tasks, seeds):
-    """{model: {task: [folder of each seed]}}, whether they exist or not."""
-    folders = {}
-    for name in names:
-        models = [Path(out_dir, name, f"seed{seed}") for seed in range(seeds)]
-        folders[name] = {}
-        for task in tasks:
-            folders[name][task] = [model / task for model in models]
-    return folders
+def summarize_heldout(out_dir, pool, students, seeds):
+    """The students as language models, on held-out text: three parts of the summary.
 
-
-def read_outcomes_of_models(folders):
-    """{model: what read_outcomes returns}, without the models of which no task is finished."""
-    outcomes = {name: read_outcomes(of_model) for name, of_model in folders.items()}
-    return {name: of_model for name, of_model in outcomes.items() if of_model}
-
-
-def tasks_of_all(outcomes, all_tasks):
-    """The tasks that every model in `outcomes` has finished."""
-    common = set(all_tasks).intersection(*outcomes.values())
-    return [task for task in all_tasks if task in common]
-
-
-def read_outcomes(folders):
-    """{task: outcome} of the tasks that are finished with every seed.
-
-    folders: {task: [folder of each seed's fine-tuning]}.
-    An outcome is {"data": name of the data set, "scores": points, (seeds,), "sets": for each seed
-    what read_predictions returns}. Raises InputError if a file is damaged."""
-    outcomes = {}
-    for task, of_seeds in folders.items():
-        if not all((folder / "run.json").exists() for folder in of_seeds):
-            continue
-        try:
-            outcomes[task] = read_outcome(task, of_seeds)
-        except (KeyError, TypeError, ValueError, OSError) as error:
-            raise InputError(
-                f"{of_seeds[0].parent}: results.json or predictions.tsv of {task} is damaged "
-                f"({error!r}); delete the folder {task} and run the experiment again") from None
-    return outcomes
-
-
-def read_outcome(task, folders):
-    """The outcome of one task, from the folders of its fine-tunings, one for each seed."""
-    results = [read_json(folder / "results.json") for folder in folders]
-    return {
-        "data": results[0]["data"],
-        "scores": np.array([result["score"] for result in results]),
-        "sets": [read_predictions(folder / "predictions.tsv", task) for folder in folders],
-    }
-
-
-def read_predictions(path, task):
-    """{name of the set: (predictions, targets)} from predictions.tsv, arrays.
-
-    For squad the predictions are replaced by their F1, and the targets are the gold answers'
-    JSON."""
-    rows = {}
-    for line in path.read_text(encoding="utf-8").splitlines()[1:]:
-        name, _, prediction, target = line.split("\t")
-        rows.setdefault(name, []).append((prediction, target))
-    return {name: parse_predictions(task, *zip(*pairs)) for name, pairs in rows.items()}
-
-
-def parse_predictions(task, predictions, targets):
-    """The two arrays of read_predictions, from the texts in the file."""
-    if task == "squad":
-        f1s = f1_of_each(map(json.loads, predictions), map(json.loads, targets))
-        return f1s, np.array(targets)
-    labels = TASKS[task].labels
-    parse = float if labels is None else list(labels.values()).index
-    return np.array(list(map(parse, predictions))), np.array(list(map(parse, targets)))
-
-
-def read_heldout(out_dir, name, seeds):
-    """{"before" | "after": {figure: mean over seeds}} of a student, on held-out text.
-
-    Before and after its distillation."""
-    runs = [read_json(Path(out_dir, name, f"seed{seed}", "run.json")) for seed in range(seeds)]
-    means = {"before": {}, "after": {}}
-    for when, of_figure in means.items():
-        for figure in runs[0]["heldout_after"]:
-            values = [run[f"heldout_{when}"][figure] for run in runs]
-            of_figure[figure] = float(np.mean(values))
-    return means
-
-
-def measure_seconds(outcomes, folders, also):
-    """{part of the experiment: seconds that its runs took}."""
-    tuned = {"teacher": [], "students": [], "others": []}
-    for name, of_model in outcomes.items():
-        kind = "teacher" if name == "teacher" else "others" if name in also else "students"
-        for task in of_model:
-            tuned[kind] += folders[name][task]
-    distilled = dict.fromkeys(folder.parent for folder in tuned["students"])  # each one once
-    seconds = {
-        "distillation": total_seconds(distilled),
-        "fine-tuning the teacher": total_seconds(tuned["teacher"]),
-        "fine-tuning the students": total_seconds(tuned["students"]),
-    }
-    if tuned["others"]:
-        seconds["fine-tuning the other models"] = total_seconds(tuned["others"])
-    return seconds
-
-
-def total_seconds(folders):
-    return sum(read_json(folder / "run.json")["seconds"] for folder in folders)
+    "heldout": {student: {"before" | "after" its distillation: {figure: mean over seeds}}},
+    "heldout_sd": {student: {figure: deviation over seeds, after it}},
+    "heldout_change": {student: {figure: interval of the change against the baseline, after it}}."""
+    means, deviations, after = {}, {}, {}
+    for name in students:
+        values = read_heldout(out_dir, name, seeds)
+        means[name] = {}
+        for when, by_figure in values.items():
+            means[name][when] = {key: float(of_key.mean()) for key, of_key in by_figure.items()}
+        after[name] = values["after"]
+        deviations[name] = {key: deviation(of_key) for key, of_key in after[name].items()}
+    # No share of the rows: all runs are measured on the same text, with the same masks, and the
+    # intervals are about this text.
+    no_rows = {name: dict.fromkeys(after[name], 0.0) for name in students}
+    return {"heldout": means, "heldout_sd": deviations,
+            "heldout_change": changes(pool, after, no_rows)}

@@ -41,6 +41,7 @@ def main():
         save_model(MaskedLM(config), load_tokenizer(args.config), teacher)
     ablation.main(["--preset", "base", "--teacher", str(teacher), "--corpus", args.corpus,
                    "--data_dir", args.data_dir, "--tasks", "cola", "--out_dir", args.out_dir,
+                   "--seeds", "1",
                    "--pretrain_args", "--steps 5 --batch_size 8 --grad_accum 1",
                    "--finetune_args", "--epochs 1 --train_rows 200"])
     peak = max(peak_memory(), peak_memory_of(resource.RUSAGE_CHILDREN))  # the runs are children

@@ -29,10 +29,11 @@ def experiment(world, tmp_path_factory):
 
 def test_it_says_first_what_it_will_do_and_how_long_it_takes(experiment):
     _, printed = experiment
-    first, second = printed.splitlines()[:2]
+    first, smoke, second = printed.splitlines()[:3]
     assert re.match(r"5 students to distil from .*/teacher, "
                     r"6 models to fine-tune on cola, mnli, mrpc, imdb, "
-                    r"with 1 seed\(s\): 29 runs, of which 29 are to do", first)
+                    r"with seed 0: 29 runs, of which 29 are to do", first)
+    assert smoke.startswith("A smoke test: one seed gives no intervals")
     assert re.match(r"About \d+ minutes on this machine .* Full commands: .*/commands.log", second)
 
 
@@ -162,7 +163,8 @@ def test_an_edited_formula_reruns_the_students_that_use_it_and_shows_what_it_did
     new = score_of(copy.runs, "full", 0, "cola")
     since_edit = read_json(copy.runs, "results.json")["since_edit"]
     assert since_edit.keys() == {"full"}
-    assert since_edit["full"]["difference"] == pytest.approx(new - old)
+    assert since_edit["full"]["cola"] == {
+        "difference": pytest.approx(new - old), "low": None, "high": None}
     assert "macro, change since the edit |" in (copy.runs / "report.md").read_text()
     assert copy.run(*some)[0] == []
 
@@ -276,6 +278,7 @@ def test_jobs_end_with_the_process_that_started_them(world, tmp_path):
     (["--tasks", "cola,mrcp"], "unknown task 'mrcp'; did you mean mrpc"),
     (["--variants", "no_cos"], "--variants must contain full"),
     (["--seeds", "three"], "--seeds: invalid whole number value: 'three'"),
+    (["--first_seed", "-1"], "--first_seed: -1 is not a number at least 0"),
     (["--teacher", "nowhere"], "nowhere/config.json: no such file"),
     (["--data_dir", "nowhere"], "nowhere: holds no folder CoLA"),
     (["--heldout", "nowhere.txt"], "nowhere.txt: no such file or folder"),
@@ -293,7 +296,7 @@ def test_wrong_arguments_end_in_one_line_and_status_2(world, tmp_path, refused, 
 
 def test_the_default_needs_no_data_and_is_done_once(tmp_path):
     command = ("--tasks", "cola,imdb", "--variants", "full,random_init", "--device", "cpu",
-               "--pretrain_args=--steps 2", "--finetune_args=--epochs 1")
+               "--seeds", "1", "--pretrain_args=--steps 2", "--finetune_args=--epochs 1")
     printed = run_experiment(command, cwd=tmp_path)
     assert "8 runs, of which 8 are to do" in printed
     assert "| toy CoLA |" in printed

@@ -359,7 +359,7 @@ def experiment(world, out_dir, *more):
     return ("--preset", "mini", "--teacher", world / "teacher", "--corpus", world / "corpus.txt",
             "--heldout", world / "heldout.txt", "--data_dir", world / "data",
             "--out_dir", out_dir, "--tasks", "cola,imdb", "--variants", "full,no_mlm",
-            "--precision", "fp32", "--device", "cpu",
+            "--seeds", 1, "--precision", "fp32", "--device", "cpu",
             "--pretrain_args", pretrain_args, "--finetune_args", finetune_args, *more)
 
 

@@ -54,7 +54,7 @@ def experiment(world, tmp_path):
         words = (sys.executable, ROOT / "ablation.py", "--preset", "mini",
                  "--teacher", world / "teacher", "--corpus", world / "corpus.txt",
                  "--data_dir", world / "data", "--out_dir", tmp_path / "runs",
-                 "--variants", "full", "--device", "cpu",
+                 "--variants", "full", "--seeds", 1, "--device", "cpu",
                  f"--pretrain_args=--steps 2 --max_length 32 --cache_dir {world / 'cache'}",
                  "--finetune_args=--epochs 100000 --max_length 32 --log_every 1", *more)
         return [str(word) for word in words]

@@ -1,17 +1,13 @@
-"""The report: its numbers are those of the runs, its intervals those of scipy."""
-import re
+"""The report: its numbers are those of the runs, and its sentences follow from them."""
 
 import numpy as np
 import pytest
-import scipy.stats
 import sklearn.metrics
 from tiny_experiment import TASKS, arguments, read_json, run_experiment, score_of
 
 import ablation
-from load_hf_weights import load_model
 from support.errors import InputError
-from support.report import conclusion, show_change
-from support.statistics import differences, interval
+from support.report import conclusion
 from support.trivial_baselines import measure_trivial_baselines
 
 MODELS = ("teacher", "full", "no_ce")
@@ -61,7 +57,7 @@ def test_the_scores_and_changes_are_those_of_the_runs(experiment):
             continue
         for column, value in summary["change"][model].items():
             assert value["difference"] == pytest.approx(shown[column] - baseline[column]["mean"])
-            assert value["low"] <= value["high"]
+            assert value["low"] is None and value["high"] is None  # one seed
 
 
 def test_the_trivial_baselines_are_in_the_table(experiment):
@@ -100,63 +96,7 @@ def test_a_damaged_result_is_named(world, experiment, tmp_path):
         ablation.main(arguments(world, tmp_path, "--report_only"))
 
 
-def test_several_seeds_give_mean_deviation_and_t_interval(world, tmp_path):
-    ablation.main(arguments(world, tmp_path, "--seeds", 2, "--tasks", "mrpc,stsb",
-                            "--variants", "full,no_mlm"))
-    shown = read_json(tmp_path, "results.json")["scores"]
-    mrpc = [score_of(tmp_path, "no_mlm", seed, "mrpc") for seed in (0, 1)]
-    stsb = [score_of(tmp_path, "no_mlm", seed, "stsb") for seed in (0, 1)]
-    expected = {"mean": np.mean(mrpc), "sd": np.std(mrpc, ddof=1)}
-    assert shown["no MLM loss"]["mrpc"] == pytest.approx(expected)
-    assert shown["no MLM loss"]["stsb"]["mean"] == pytest.approx(np.mean(stsb))
-    assert shown["(majority)"]["stsb"]["mean"] == 0
-
-    text = (tmp_path / "report.md").read_text()
-    assert "STS-B: Pearson's correlation and Spearman's" in text
-    assert "paired t interval over n = 2 seeds" in text
-    assert re.search(r"\| full \(baseline\) \| \d+\.\d ± \d+\.\d ", text)
-
-    first, second = (load_model(tmp_path / "full" / f"seed{seed}") for seed in (0, 1))
-    weights = second.bert.layers[0].qkv.weight
-    assert not first.bert.layers[0].qkv.weight.equal(weights)
-
-
 # ---- The arithmetic, against references ----
-
-def outcome(predictions, targets):
-    """What read_outcomes returns for one task with one seed, scored by accuracy."""
-    accuracy = 100 * np.mean(predictions == targets)
-    return {"scores": np.array([accuracy]), "sets": [{"dev": (predictions, targets)}]}
-
-
-def test_the_bootstrap_interval_against_scipy():
-    rng = np.random.default_rng(0)
-    targets = rng.integers(0, 2, 400)
-    strong = np.where(rng.random(400) < 0.9, targets, 1 - targets)
-    weak = np.where(rng.random(400) < 0.8, targets, 1 - targets)
-    change = 100 * ((weak == targets).mean() - (strong == targets).mean())
-    samples = differences("sst2", outcome(weak, targets), outcome(strong, targets))
-    value = interval(change, samples, seeds=1)
-
-    change_of_rows = 100 * ((weak == targets).astype(float) - (strong == targets))
-    reference = scipy.stats.bootstrap((change_of_rows,), np.mean, method="percentile")
-    low, high = reference.confidence_interval
-    assert (value["low"], value["high"]) == pytest.approx((low, high), abs=0.6)
-    assert "noise" not in show_change(value)
-
-    no_change = differences("sst2", outcome(weak, targets), outcome(weak, targets))
-    same = interval(0.0, no_change, seeds=1)
-    assert show_change(same) == "+0.0 [+0.0, +0.0] noise"
-
-
-def test_the_t_interval_against_scipy():
-    variant = {"scores": np.array([50.0, 53.0, 49.0])}
-    baseline = {"scores": np.array([55.0, 56.0, 55.5])}
-    value = interval(-4.5 - 1 / 3, differences("sst2", variant, baseline), seeds=3)
-    test = scipy.stats.ttest_rel(variant["scores"], baseline["scores"])
-    low, high = test.confidence_interval(0.95)
-    assert (value["low"], value["high"]) == pytest.approx((low, high))
-
 
 @pytest.mark.parametrize("seeds, over", [(1, "the dev rows; one seed"), (3, "n = 3 seeds")])
 def test_the_conclusion_tells_effects_from_noise(seeds, over):

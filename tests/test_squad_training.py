@@ -233,7 +233,7 @@ def ablation_arguments(world, folder, tasks):
     return [str(x) for x in (
         "--preset", "mini", "--teacher", world / "teacher", "--corpus", world / "corpus.txt",
         "--data_dir", folder / "data", "--out_dir", folder / "runs", "--tasks", tasks,
-        "--variants", "full,no_cos", "--device", "cpu", "--jobs", 1,
+        "--variants", "full,no_cos", "--seeds", 1, "--device", "cpu", "--jobs", 1,
         "--pretrain_args", pretrain_args,
         "--finetune_args", "--epochs 1 --max_length 40 --train_rows 40")]
 

@@ -19,6 +19,7 @@ def arguments(world, out_dir, *more):
         "--out_dir", out_dir,
         "--precision", "fp32",
         "--device", "cpu",
+        "--seeds", 1,
         "--pretrain_args", ("--steps 3 --log_every 1 --batch_size 4 --max_length 32 "
                             f"--cache_dir {world / 'cache'}"),
         "--finetune_args", "--epochs 1 --max_length 32",

@@ -1,0 +1,124 @@
+"""95 % intervals of an experiment: variants and a baseline, each repeated with the same few seeds.
+
+Seeds are blocks: the variants of one seed share its data, order and masks, so their scores are
+compared pairwise. The model of a score is the two-way layout
+
+    score(variant, seed) = variant + seed + residual,    residual ~ N(0, s²)
+
+and all variants together estimate s², with more degrees of freedom than two of them have. One more
+source of chance is the same in all seeds, and more seeds do not average it out: the dev rows. Its
+variance R is added (Bouthillier et al. 2021, arXiv:2103.03098: vary every source of chance):
+
+    change of a variant = difference of the n seeds' means ± critical value · sqrt(2 s² / n + R)
+
+Several variants are compared with one baseline. Dunnett's critical value (Dunnett 1955) holds for
+all of these comparisons at once: in 95 % of experiments not one of the intervals misses the truth.
+Read next: support/bootstrap.py, which measures R.
+"""
+import functools
+
+import numpy as np
+from scipy import optimize, special, stats
+
+CONFIDENCE = 0.95
+GAUSS_HERMITE = np.polynomial.hermite_e.hermegauss(40)    # nodes and weights for exp(-z²/2)
+GAUSS_LEGENDRE = np.polynomial.legendre.leggauss(40)      # from -1 to 1
+
+
+def compare_with_first(scores, row_variances, comparisons=None):
+    """The changes of the second, third, ... variant against the first: a list of intervals.
+
+    scores: (variants, seeds). row_variances: R of each comparison.
+    comparisons: how many Dunnett's critical value allows for; default: all of these.
+    With one seed there are no intervals: "low" and "high" are None."""
+    changes = scores[1:].mean(axis=1) - scores[0].mean()
+    seeds = scores.shape[1]
+    if seeds == 1 or not len(changes):
+        return [interval(change) for change in changes]
+    variance, df = residual_variance(scores)
+    intervals = []
+    for change, of_rows in zip(changes, row_variances):
+        total, total_df = add_known_variance(2 * variance / seeds, df, of_rows)
+        critical = dunnett_critical(comparisons or len(changes), total_df)
+        intervals.append(interval(change, critical * np.sqrt(total)))
+    return intervals
+
+
+def compare_pair(differences, row_variance):
+    """Student's paired t interval of one change, for a model whose variance is its own.
+
+    differences: of each seed, (seeds,). It has n - 1 degrees of freedom, which are few, and it is
+    not adjusted for other comparisons. With one seed "low" and "high" are None."""
+    seeds = len(differences)
+    if seeds == 1:
+        return interval(differences[0])
+    total, df = add_known_variance(differences.var(ddof=1) / seeds, seeds - 1, row_variance)
+    return interval(differences.mean(), dunnett_critical(1, df) * np.sqrt(total))
+
+
+def interval(difference, half=None):
+    """{"difference", "low", "high"}. half: half of the interval's width; None: no interval."""
+    low, high = (None, None) if half is None else (difference - half, difference + half)
+    values = {"difference": difference, "low": low, "high": high}
+    return {key: None if value is None else float(value) for key, value in values.items()}
+
+
+def add_known_variance(estimate, df, known):
+    """(estimate + known, its degrees of freedom), for an estimated variance with df degrees.
+
+    `known`, counted as 0 if it is below, is taken as exact: R is measured on thousands of rows. The
+    more of the sum it is, the better is the sum known (Satterthwaite 1946)."""
+    known = max(0.0, known)
+    if not estimate or not known:
+        return estimate + known, df
+    return estimate + known, min(df * (1 + known / estimate) ** 2, 1000.0)
+
+
+def residual_variance(scores):
+    """(s², degrees of freedom) of the two-way layout. scores: (variants, seeds), both above 1."""
+    of_variant, of_seed = scores.mean(axis=1, keepdims=True), scores.mean(axis=0)
+    residuals = scores - of_variant - of_seed + scores.mean()
+    df = (scores.shape[0] - 1) * (scores.shape[1] - 1)
+    return float((residuals ** 2).sum() / df), df
+
+
+def row_variance(resampled):
+    """R, the share of the dev rows in the variance of a difference. It may be below zero by chance.
+
+    resampled: (seeds, resamples), at least two seeds: the difference, measured on resampled rows.
+    A row has an effect on the difference that is the same in all seeds, and a noise of each seed
+    (crossed random effects; Owen 2007, "The pigeonhole bootstrap"). With m rows and n seeds:
+
+        variance of one seed's difference:  V_1 = (effect + noise) / m
+        variance of the mean over seeds:    V_n = effect / m + noise / (n m)
+
+    R = effect / m follows from the two. The noise is already in s²: V_n would count it twice."""
+    seeds = len(resampled)
+    of_one = resampled.var(axis=1, ddof=1).mean()
+    of_mean = resampled.mean(axis=0).var(ddof=1)
+    return float((seeds * of_mean - of_one) / (seeds - 1))
+
+
+@functools.cache
+def dunnett_critical(comparisons, df):
+    """c such that P(all |T_i| < c) = 0.95, for Dunnett's two-sided test with equal group sizes.
+
+    T_i = (Z_i - Z_0) / (√2 S), where the Z are standard normal and S² is chi²/df: the T_i share
+    Z_0, the baseline, so their correlation is 1/2. Given Z_0 and S they are independent; over
+    these two we integrate (Gaussian quadrature). One comparison: Student's t."""
+    tail = (1 - CONFIDENCE) / 2
+    alone, bonferroni = stats.t.ppf((1 - tail, 1 - tail / comparisons), df)
+    if comparisons == 1:
+        return float(alone)
+    z, weight_of_z = GAUSS_HERMITE
+    nodes, weight_of_node = GAUSS_LEGENDRE
+    first, last = stats.chi.ppf((1e-9, 1 - 1e-9), df)
+    s = first + (nodes + 1) / 2 * (last - first)
+    density = stats.chi.pdf(s, df) * weight_of_node * (last - first) / 2
+
+    def excess(critical):
+        centre, reach = z[:, None], np.sqrt(2 / df) * critical * s
+        inside = special.ndtr(centre + reach) - special.ndtr(centre - reach)
+        probability = weight_of_z @ inside ** comparisons @ density / np.sqrt(2 * np.pi)
+        return probability - CONFIDENCE
+    return float(optimize.brentq(excess, alone, bonferroni, xtol=1e-6))

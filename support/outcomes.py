@@ -1,0 +1,131 @@
+"""What an experiment's run folders hold: scores, predictions, held-out measures, seconds.
+
+OUT_DIR/MODEL/seedN is a student's distillation, OUT_DIR/MODEL/seedN/TASK a fine-tuning.
+Read next: support/statistics.py, which compares them.
+"""
+import json
+from pathlib import Path
+
+import numpy as np
+
+from support.errors import InputError
+from support.files import read_json
+from support.run_folder import archived_versions
+from support.squad import f1_of_each
+from support.tasks import TASKS
+
+
+def fine_tuning_folders(out_dir, names, tasks, seeds):
+    """{model: {task: [folder of each seed]}}, whether they exist or not. seeds: their numbers."""
+    folders = {}
+    for name in names:
+        models = [Path(out_dir, name, f"seed{seed}") for seed in seeds]
+        folders[name] = {}
+        for task in tasks:
+            folders[name][task] = [model / task for model in models]
+    return folders
+
+
+def read_outcomes_of_models(folders):
+    """{model: what read_outcomes returns}, without the models of which no task is finished."""
+    outcomes = {name: read_outcomes(of_model) for name, of_model in folders.items()}
+    return {name: of_model for name, of_model in outcomes.items() if of_model}
+
+
+def tasks_of_all(outcomes, all_tasks):
+    """The tasks that every model in `outcomes` has finished."""
+    common = set(all_tasks).intersection(*outcomes.values())
+    return [task for task in all_tasks if task in common]
+
+
+def read_outcomes(folders):
+    """{task: outcome} of the tasks that are finished with every seed.
+
+    folders: {task: [folder of each seed's fine-tuning]}.
+    An outcome is {"data": name of the data set, "scores": points, (seeds,), "sets": for each seed
+    what read_predictions returns}. Raises InputError if a file is damaged."""
+    outcomes = {}
+    for task, of_seeds in folders.items():
+        if not all((folder / "run.json").exists() for folder in of_seeds):
+            continue
+        try:
+            outcomes[task] = read_outcome(task, of_seeds)
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            raise InputError(
+                f"{of_seeds[0].parent}: results.json or predictions.tsv of {task} is damaged "
+                f"({error!r}); delete the folder {task} and run the experiment again") from None
+    return outcomes
+
+
+def read_outcome(task, folders):
+    """The outcome of one task, from the folders of its fine-tunings, one for each seed."""
+    results = [read_json(folder / "results.json") for folder in folders]
+    return {
+        "data": results[0]["data"],
+        "scores": np.array([result["score"] for result in results]),
+        "sets": [read_predictions(folder / "predictions.tsv", task) for folder in folders],
+    }
+
+
+def read_predictions(path, task):
+    """{name of the set: (predictions, targets)} from predictions.tsv, arrays.
+
+    For squad the predictions are replaced by their F1, and the targets are the gold answers'
+    JSON."""
+    rows = {}
+    for line in path.read_text(encoding="utf-8").splitlines()[1:]:
+        name, _, prediction, target = line.split("\t")
+        rows.setdefault(name, []).append((prediction, target))
+    return {name: parse_predictions(task, *zip(*pairs)) for name, pairs in rows.items()}
+
+
+def parse_predictions(task, predictions, targets):
+    """The two arrays of read_predictions, from the texts in the file."""
+    if task == "squad":
+        f1s = f1_of_each(map(json.loads, predictions), map(json.loads, targets))
+        return f1s, np.array(targets)
+    labels = TASKS[task].labels
+    parse = float if labels is None else list(labels.values()).index
+    return np.array(list(map(parse, predictions))), np.array(list(map(parse, targets)))
+
+
+def read_heldout(out_dir, name, seeds):
+    """{"before" | "after": {figure: (seeds,)}} of a student, on held-out text."""
+    runs = [read_json(Path(out_dir, name, f"seed{seed}", "run.json")) for seed in seeds]
+    found = {"before": {}, "after": {}}
+    for when, by_figure in found.items():
+        for figure in runs[0]["heldout_after"]:
+            by_figure[figure] = np.array([run[f"heldout_{when}"][figure] for run in runs])
+    return found
+
+
+def previous_version(folder):
+    """The latest finished archived version of a fine-tuning; the folder itself if there is none.
+
+    It was archived either with its model's folder or alone."""
+    versions = [model / folder.name for model in archived_versions(folder.parent)]
+    versions += archived_versions(folder)
+    finished = [version for version in versions if (version / "run.json").exists()]
+    return finished[-1] if finished else folder
+
+
+def measure_seconds(outcomes, folders, also):
+    """{part of the experiment: seconds that its runs took}."""
+    tuned = {"teacher": [], "students": [], "others": []}
+    for name, of_model in outcomes.items():
+        kind = "teacher" if name == "teacher" else "others" if name in also else "students"
+        for task in of_model:
+            tuned[kind] += folders[name][task]
+    distilled = dict.fromkeys(folder.parent for folder in tuned["students"])  # each one once
+    seconds = {
+        "distillation": total_seconds(distilled),
+        "fine-tuning the teacher": total_seconds(tuned["teacher"]),
+        "fine-tuning the students": total_seconds(tuned["students"]),
+    }
+    if tuned["others"]:
+        seconds["fine-tuning the other models"] = total_seconds(tuned["others"])
+    return seconds
+
+
+def total_seconds(folders):
+    return sum(read_json(folder / "run.json")["seconds"] for folder in folders)

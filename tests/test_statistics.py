@@ -1,0 +1,246 @@
+"""statistics.py: the summary of run folders, real ones and made-up ones with known numbers."""
+import itertools
+import json
+import shutil
+
+import numpy as np
+import pytest
+import scipy.stats
+from tiny_experiment import arguments, score_of
+
+import ablation
+import finetune
+from load_hf_weights import load_model
+from support.errors import InputError
+from support.predictions import table_of_predictions, write_predictions
+from support.statistics import summarize
+
+SEEDS = [3, 4, 5, 6]
+ROWS = {"cola": 300, "mrpc": 200}
+TITLES = {"teacher": "teacher", "full": "full", "no_cos": "no cosine", "no_ce": "no CE",
+          "random_init": "random"}
+
+
+class Results:
+    """Run folders of made-up models, which know a share of the rows and guess the others."""
+
+    def __init__(self, folder, data_dir):
+        self.folder, self.data_dir, self.rng = folder, data_dir, np.random.default_rng(0)
+        self.targets = {task: self.rng.integers(0, 2, rows) for task, rows in ROWS.items()}
+
+    def fine_tuning(self, name, seed, task, share):
+        """The results of a fine-tuning; returns its score."""
+        targets, label_names = self.targets[task], list(finetune.TASKS[task].labels.values())
+        known = self.rng.random(len(targets)) < share
+        predictions = np.where(known, targets, self.rng.integers(0, 2, len(targets)))
+        sets = {"dev": (predictions, targets)}
+        folder = self.folder / name / f"seed{seed}" / task
+        folder.mkdir(parents=True)
+        write_predictions(folder, table_of_predictions(sets, label_names))
+        results = {"data": task, "score": finetune.score(task, sets)}
+        (folder / "results.json").write_text(json.dumps(results))
+        (folder / "run.json").write_text('{"seconds": 60}')
+        return results["score"]
+
+    def fine_tunings(self, name, seeds, share):
+        """{column: scores, (seeds,)}."""
+        scores = {}
+        for task in ROWS:
+            scores[task] = np.array([self.fine_tuning(name, seed, task, share) for seed in seeds])
+        return {**scores, "macro": (scores["cola"] + scores["mrpc"]) / 2}
+
+    def distillation(self, name, seed, kl):
+        figures = {"kl": kl, "teacher_mlm_accuracy": 0.8}
+        run = {"seconds": 120, "heldout_before": {"kl": 3.0, "teacher_mlm_accuracy": 0.8},
+               "heldout_after": figures}
+        (self.folder / name / f"seed{seed}").mkdir(parents=True, exist_ok=True)
+        (self.folder / name / f"seed{seed}" / "run.json").write_text(json.dumps(run))
+
+    def summary(self, seeds, titles=TITLES, also=()):
+        return summarize(self.folder, self.data_dir, titles, "full", list(ROWS), seeds, also)
+
+
+@pytest.fixture
+def results(world, tmp_path):
+    return Results(tmp_path, str(world / "data"))
+
+
+@pytest.fixture
+def experiment(results):
+    """(results, scores, kls): {model: {column: (seeds,)}} and {student: (seeds,)}."""
+    shares = {"teacher": 0.9, "full": 0.8, "no_cos": 0.75, "no_ce": 0.6, "random_init": 0.2}
+    scores, kls = {}, {}
+    for name, share in shares.items():
+        scores[name] = results.fine_tunings(name, SEEDS, share)
+        if name != "teacher":
+            kls[name] = results.rng.normal(0.1, 0.01, len(SEEDS))
+            for seed, kl in zip(SEEDS, kls[name]):
+                results.distillation(name, seed, kl)
+    return results, scores, kls
+
+
+# ---- Changes against the baseline ----
+
+def pooled_variance(values):
+    """s² of the two-way layout by another road: half of the mean variance of a difference."""
+    variances = [np.var(a - b, ddof=1) for a, b in itertools.combinations(values, 2)]
+    return np.mean(variances) / 2
+
+
+def half_width(value):
+    assert (value["low"] + value["high"]) / 2 == pytest.approx(value["difference"])
+    return (value["high"] - value["low"]) / 2
+
+
+def test_the_variants_share_one_variance_and_are_adjusted_for_their_number(experiment):
+    results, scores, _ = experiment
+    summary = results.summary(SEEDS)
+    assert summary["seeds"] == SEEDS
+    assert summary["rows"] == ROWS
+    assert summary["pool"] == ["full", "no_cos", "no_ce"]
+    for column in ("cola", "mrpc", "macro"):
+        variance = pooled_variance([scores[name][column] for name in summary["pool"]])
+        of_column = summary["pooled"][column]
+        assert of_column == {"sd": pytest.approx(variance ** 0.5), "df": 6,
+                             "critical": pytest.approx(2.86, abs=0.01)}  # Dunnett 1964
+        for name in ("no_cos", "no_ce"):
+            value, of_rows = summary["change"][name][column], summary["row_share"][name][column]
+            difference = np.mean(scores[name][column] - scores["full"][column])
+            assert value["difference"] == pytest.approx(difference)
+            critical = half_width(value) / np.sqrt(2 * variance / len(SEEDS) + max(0, of_rows))
+            if of_rows <= 0:
+                assert critical == pytest.approx(of_column["critical"])
+            else:  # with a part that is known there are more degrees of freedom
+                assert 2.21 < critical < of_column["critical"]
+
+
+def test_other_models_have_paired_intervals_of_their_own(experiment):
+    results, scores, _ = experiment
+    summary = results.summary(SEEDS)
+    for name, column in itertools.product(("teacher", "random_init"), ("cola", "mrpc", "macro")):
+        reference = scipy.stats.ttest_rel(scores[name][column], scores["full"][column])
+        low, high = reference.confidence_interval(0.95)
+        value, of_rows = summary["change"][name][column], summary["row_share"][name][column]
+        if of_rows <= 0:
+            assert (value["low"], value["high"]) == pytest.approx((low, high))
+        else:
+            assert half_width(value) > 1.96 * np.sqrt(of_rows)
+
+
+def test_models_that_were_only_fine_tuned_are_not_pooled(experiment):
+    results, *_ = experiment
+    titles = {name: TITLES[name] for name in ("full", "no_cos")}
+    alone = results.summary(SEEDS, titles)
+    beside = results.summary(SEEDS, {**titles, "no_ce": "another"}, also=["no_ce"])
+    assert beside["pool"] == alone["pool"] == ["full", "no_cos"]
+    assert beside["pooled"] == alone["pooled"]
+    assert beside["change"]["no_cos"] == alone["change"]["no_cos"]
+    assert beside["heldout"].keys() == {"full", "no_cos"}
+
+
+def test_the_macros_share_of_the_rows_is_that_of_independent_tasks(experiment):
+    results, *_ = experiment
+    for shares in results.summary(SEEDS)["row_share"].values():
+        assert shares["macro"] == pytest.approx((shares["cola"] + shares["mrpc"]) / 4)
+        assert shares["mrpc"] != 0
+
+
+def test_held_out_figures_have_intervals_without_rows(experiment):
+    results, _, kls = experiment
+    summary = results.summary(SEEDS)
+    variance = pooled_variance([kls[name] for name in summary["pool"]])
+    value = summary["heldout_change"]["no_ce"]["kl"]
+    assert value["difference"] == pytest.approx(kls["no_ce"].mean() - kls["full"].mean())
+    assert half_width(value) == pytest.approx(2.8628 * np.sqrt(2 * variance / 4), rel=1e-3)
+    reference = scipy.stats.ttest_rel(kls["random_init"], kls["full"]).confidence_interval(0.95)
+    value = summary["heldout_change"]["random_init"]["kl"]
+    assert (value["low"], value["high"]) == pytest.approx(tuple(reference))
+    assert summary["heldout_change"].keys() == {"no_cos", "no_ce", "random_init"}
+    assert summary["heldout"]["full"] == {
+        "before": {"kl": 3.0, "teacher_mlm_accuracy": pytest.approx(0.8)},
+        "after": {"kl": pytest.approx(kls["full"].mean()),
+                  "teacher_mlm_accuracy": pytest.approx(0.8)}}
+    assert summary["heldout_sd"]["full"]["kl"] == pytest.approx(np.std(kls["full"], ddof=1))
+
+
+def test_one_seed_gives_no_intervals(experiment):
+    results, scores, _ = experiment
+    summary = results.summary([5])
+    assert summary["pooled"] == {}
+    for name in ("teacher", "no_ce", "random_init"):
+        change = scores[name]["macro"][2] - scores["full"]["macro"][2]
+        assert summary["change"][name]["macro"] == {
+            "difference": pytest.approx(change), "low": None, "high": None}
+    assert summary["heldout_change"]["no_ce"]["kl"]["low"] is None
+    assert summary["heldout_sd"]["no_ce"]["kl"] is None
+    assert summary["scores"]["full"]["macro"]["sd"] is None
+    assert json.loads(json.dumps(summary)) == summary
+
+
+def test_the_same_folders_give_the_same_numbers(experiment):
+    results, *_ = experiment
+    assert json.dumps(results.summary(SEEDS)) == json.dumps(results.summary(SEEDS))
+
+
+def test_results_on_other_dev_rows_are_refused(experiment):
+    results, *_ = experiment
+    results.targets["cola"] = 1 - results.targets["cola"]
+    shutil.rmtree(results.folder / "no_ce" / "seed4" / "cola")
+    results.fine_tuning("no_ce", 4, "cola", 0.5)
+    with pytest.raises(InputError, match="no_ce: not all of its dev rows of cola are"):
+        results.summary(SEEDS)
+
+
+# ---- Changes since an edit ----
+
+def test_every_model_that_changed_has_its_change_since_the_edit(experiment):
+    results, scores, _ = experiment
+    assert results.summary(SEEDS)["since_edit"] == {}
+    for seed in SEEDS:  # a student that was distilled again
+        folder = results.folder / "no_ce" / f"seed{seed}"
+        folder.rename(f"{folder}~1")
+        results.distillation("no_ce", seed, 0.1)
+    new = results.fine_tunings("no_ce", SEEDS, 0.7)
+    for seed in SEEDS[:2]:  # two fine-tunings that were done again
+        folder = results.folder / "teacher" / f"seed{seed}" / "mrpc"
+        folder.rename(f"{folder}~1")
+        results.fine_tuning("teacher", seed, "mrpc", 0.9)
+    since_edit = results.summary(SEEDS)["since_edit"]
+    assert since_edit.keys() == {"no_ce", "teacher"}
+    for column in ("cola", "mrpc", "macro"):
+        differences = new[column] - scores["no_ce"][column]
+        value = since_edit["no_ce"][column]
+        assert value["difference"] == pytest.approx(differences.mean())
+        reference = scipy.stats.ttest_1samp(differences, 0).confidence_interval(0.95)
+        assert half_width(value) > 0.6 * (reference.high - reference.low) / 2
+    assert since_edit["teacher"]["cola"]["difference"] == 0
+    now = [score_of(results.folder, "teacher", seed, "mrpc") for seed in SEEDS[:2]]
+    change = np.mean(now - scores["teacher"]["mrpc"][:2])
+    assert since_edit["teacher"]["mrpc"]["difference"] == pytest.approx(change)
+    alone = results.summary(SEEDS[:1])["since_edit"]["no_ce"]["mrpc"]
+    change = new["mrpc"][0] - scores["no_ce"]["mrpc"][0]
+    assert alone == {"difference": pytest.approx(change), "low": None, "high": None}
+    assert results.summary(SEEDS[2:])["since_edit"].keys() == {"no_ce"}
+
+
+# ---- A real experiment ----
+
+def test_seeds_from_another_first_one_stand_beside_the_others(world, tmp_path):
+    def run(*more):
+        args = ablation.read_arguments(arguments(
+            world, tmp_path, "--tasks", "mrpc", "--variants", "full,no_mlm", *more))
+        ablation.run_experiment(args)
+        titles = {name: name for name in ("full", "no_mlm")}
+        return summarize(tmp_path, args.data_dir, titles, "full", args.tasks, args.seeds)
+    run("--seeds", 1)
+    summary = run("--seeds", 2, "--first_seed", 1)
+    folders = {folder.name for folder in (tmp_path / "full").iterdir()}
+    assert folders == {"seed0", "seed1", "seed2"}
+    assert summary["seeds"] == [1, 2]
+    mrpc = [score_of(tmp_path, "no_mlm", seed, "mrpc") for seed in (1, 2)]
+    expected = {"mean": np.mean(mrpc), "sd": np.std(mrpc, ddof=1)}
+    assert summary["scores"]["no_mlm"]["mrpc"] == pytest.approx(expected)
+    assert summary["pooled"]["macro"]["df"] == 1
+    first, second = (load_model(tmp_path / "full" / f"seed{seed}") for seed in (1, 2))
+    weights = second.bert.layers[0].qkv.weight
+    assert not first.bert.layers[0].qkv.weight.equal(weights)
