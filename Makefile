@@ -8,6 +8,9 @@
 #   make report      (the same variables) only the report, of what is done
 #   make coverage    do the intervals hold the truth? simulated, from the report's variances
 #   make aa          do they find effects where none are? many seeds of one student: hours
+#   make controls    is an effect found that must be there? students of fewer steps, and of a
+#                    teacher that knows nothing
+#   make stability   how much does the fine-tuning seed alone change? after make ablation
 #   make check       after a rewrite of a formula or the model that should change nothing: a minute
 #   make test        everything, after make lint
 #   make demo TEXT="the dogs that [MASK] the cat are asleep" [RUN=runs/toy]
@@ -34,7 +37,8 @@ ablation = $(python) ablation.py --preset $(PRESET) --seeds $(SEEDS) --first_see
 	$(if $(HELDOUT),--heldout $(HELDOUT)) $(if $(DATA),--data_dir "$(DATA)") $(ARGS)
 pytest = OMP_NUM_THREADS=1 $(python) -m pytest -n auto --maxprocesses 4
 
-.PHONY: lesson ablation report coverage aa check lint test demo bench download toy-teacher clean
+.PHONY: lesson ablation report coverage aa controls stability check lint test demo bench download \
+	toy-teacher clean
 
 lesson: .venv/ready
 	$(python) -m support.lesson_page
@@ -51,6 +55,15 @@ coverage: .venv/ready
 
 aa: .venv/ready
 	$(python) -m support.aa_test --seeds $(SEEDS) $(ARGS)
+
+controls: .venv/ready
+	@$(ablation) --variants full,steps_100,steps_50,steps_0 --out_dir runs/toy-controls
+	$(python) pretrain.py --teacher none --config runs/toy/world/bert --steps 0 --max_length 64 \
+		--corpus runs/toy/world/corpus.txt --use_ce 0 --use_cos 0 --out_dir runs/toy-ignorant
+	@$(ablation) --teacher runs/toy-ignorant --variants full --out_dir runs/toy-of-ignorant
+
+stability: .venv/ready
+	$(python) -m support.stability $(ARGS)
 
 check: .venv/ready-test
 	$(pytest) tests -m check $(ARGS)

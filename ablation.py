@@ -47,6 +47,12 @@ VARIANTS = {
     "no_mlm":      ("no MLM loss",           ["--use_mlm", "0"]),
     "random_init": ("random initialisation", ["--init", "random"]),
 }
+# Positive controls, with make controls: a student that learns for longer must score higher.
+CONTROLS = {
+    "steps_100": ("half of the steps",   ["--steps", "100"]),
+    "steps_50":  ("a quarter of them",   ["--steps", "50"]),
+    "steps_0":   ("layers copied, no step", ["--steps", "0"]),
+}
 # More rows for the curious, with --variants extended. The baseline has weights 5, 2, 1, T = 2 and
 # half of the layers, so depth_6 is the baseline again for a teacher of 12 layers.
 EXTENDED = {
@@ -63,7 +69,7 @@ EXTENDED = {
     "weights_111":  ("weights 1, 1, 1",
                      ["--alpha_ce", "1", "--alpha_mlm", "1", "--alpha_cos", "1"]),
 }
-ALL_VARIANTS = {**VARIANTS, **EXTENDED}
+ALL_VARIANTS = {**VARIANTS, **CONTROLS, **EXTENDED}
 BASELINE = "full"
 
 PRESETS = {
@@ -229,7 +235,7 @@ def complete(args):
         raise InputError("--also: two models have the same name")
     args.also = dict(args.also)
     if "extended" in args.variants:
-        args.variants = list(ALL_VARIANTS)
+        args.variants = [*VARIANTS, *EXTENDED]
     if BASELINE not in args.variants:
         raise InputError(f"--variants must contain {BASELINE}: the others are compared with it")
     return args

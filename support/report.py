@@ -1,14 +1,15 @@
 """The experiment's report: its numbers as Markdown tables, with the sentences that explain them.
 
-support/statistics.py computes the numbers, support/figures.py draws the two pictures.
+support/statistics.py computes the numbers; forest_plot.py and figures.py draw the two pictures.
 Nothing is trained here: ablation.py says which models are compared, and calls write_report.
 """
 from pathlib import Path
 
 from finetune import headline_metrics
-from support.figures import plot_change, plot_losses
+from support.figures import plot_losses
 from support.files import write_file, write_json
-from support.statistics import changes_of_variants
+from support.forest_plot import plot_forest
+from support.statistics import changes_of_variants, describe_seeds
 
 METRIC_TITLES = {
     "accuracy": "accuracy",
@@ -24,24 +25,36 @@ HELDOUT_COLUMNS = {  # heading: (key in "heldout", factor, digits)
     "KL from teacher":        ("kl", 1, 3),
     "cosine distance":        ("cosine_distance", 1, 3),
 }
+HELDOUT_CHANGES = ("agreement with teacher", "KL from teacher")
 
-ONE_SEED = (
-    "Brackets hold the 95 % interval over the dev rows alone (paired bootstrap); **noise** marks a "
-    "difference whose interval contains zero. The interval does not cover what another seed would "
-    "change, and one seed cannot tell how much that is: on small tasks it is often several points "
-    "(Dodge et al. 2020), so a small difference that is not marked may be noise as well.")
+SMOKE_TEST = (
+    "**A smoke test**: one seed. It shows that everything runs. Scores change from seed to seed by "
+    "as much as the losses do, so nothing is concluded here, and there are no intervals; SEEDS=5 "
+    "has them.")
 SEVERAL_SEEDS = (
-    "Brackets hold the 95 % paired t interval over n = {seeds} seeds; **noise** marks a difference "
-    "whose interval contains zero.")
+    "n = {n}: {seeds}. Brackets hold a 95 % interval. It covers what a repetition would change: "
+    "all that a seed sets (new weights, order, masks and dropout, in both trainings) "
+    "and the draw of the dev rows. It does not cover another teacher, corpus or set of training "
+    "rows. **noise** marks a change whose interval contains zero.")
+ADJUSTED = (
+    "{pooled}: one residual variance (layout variant + seed, {df} degrees of freedom) and "
+    "Dunnett's critical values for {comparisons} comparisons with one baseline, so that all "
+    "intervals of a column hold together in 95 of 100 repetitions; the columns are not adjusted "
+    "for each other.")
+UNADJUSTED = (
+    "{others}: paired t intervals of their own, {df} degrees of freedom, not adjusted.")
 PAPERS_COLUMN = (
     "The last column is the paper's own result, for the macro-score of GLUE's nine tasks after "
     "full pre-training: its size cannot be compared with the other columns.")
 SINCE_EDIT = (
-    "Change since the edit: the difference from the latest outdated results. They are kept in "
-    "folders whose names end in ~1, ~2, ...; delete those, and the column disappears.")
+    "The difference from the latest outdated results, of every model that has them: paired t "
+    "intervals over the seeds, not adjusted. The older results are in folders whose names end in "
+    "~1, ~2, ...; delete those, and this table disappears.")
 HELDOUT = (
-    "Before distillation (weights copied, or random) -> after it. Accuracy and agreement are in % "
-    "of the masked positions. The teacher's own MLM accuracy there is {teacher:.1f} %.")
+    "Before distillation (weights copied, or random) -> after it, mean ± standard deviation over "
+    "the seeds. Accuracy and agreement are in % of the masked positions. The teacher's own MLM "
+    "accuracy there is {teacher:.1f} %. The intervals are those of the scores, without the dev "
+    "rows' part: they are about this held-out text.")
 
 
 def write_report(out_dir, summary, title):
@@ -50,7 +63,7 @@ def write_report(out_dir, summary, title):
     summary: see support.statistics.summarize."""
     folder, text = Path(out_dir), report_text(summary, title)
     write_json(folder / "results.json", summary)
-    plot_change(summary, title, folder / "ablation.png")
+    plot_forest(summary, title, folder / "ablation.png")
     plot_losses(summary, out_dir, folder / "losses.png")
     pictures = "![change against the baseline](ablation.png)\n\n![loss curves](losses.png)\n"
     write_file(folder / "report.md", f"{text}\n{pictures}")
@@ -61,22 +74,22 @@ def write_report(out_dir, summary, title):
 
 def report_text(summary, title):
     """The report as Markdown, without the pictures."""
-    seeds = summary["seeds"]
+    n = len(summary["seeds"])
     minutes = [f"{part} {seconds / 60:.1f}" for part, seconds in summary["seconds"].items()]
     lines = [
-        f"# {title}, {seeds} seed{'s' if seeds > 1 else ''}", "",
+        f"# {title}, " + (f"n = {n} seeds" if n > 1 else "smoke test, one seed"), "",
+        *(conclusion(summary) if n > 1 else [SMOKE_TEST, ""]),
+        "## Scores", "",
         explanation(summary), "",
         *scores_table(summary), "",
+        "## Change against the baseline", "",
+        f"{what_the_intervals_hold(summary)} {PAPERS_COLUMN}".strip(), "",
+        *change_table(summary["change"], summary, paper=True), "",
     ]
     if summary["since_edit"]:
-        lines += [SINCE_EDIT, ""]
-    concluded = conclusion(summary)
-    if concluded:
-        lines += [f"**{concluded}**", ""]
+        lines += ["## Change since the edit", "", SINCE_EDIT, "",
+                  *change_table(summary["since_edit"], summary), ""]
     lines += [
-        "## Change against the baseline", "",
-        f"{SEVERAL_SEEDS.format(seeds=seeds) if seeds > 1 else ONE_SEED} {PAPERS_COLUMN}", "",
-        *change_table(summary), "",
         "## The students as language models, on held-out text", "",
         HELDOUT.format(teacher=teacher_accuracy(summary)), "",
         *heldout_table(summary), "",
@@ -96,7 +109,7 @@ def explanation(summary):
         f"Points out of 100. {'; '.join(metrics)}; for two metrics, or two dev sets, their mean."]
     if summary["macro_of"]:
         sentences.append(f"Macro: the mean of {', '.join(summary['macro_of'])}.")
-    if summary["seeds"] > 1:
+    if len(summary["seeds"]) > 1:
         sentences.append("Mean ± standard deviation over the seeds.")
     if summary["left_out"]:
         left_out = ", ".join(summary["left_out"])
@@ -106,44 +119,61 @@ def explanation(summary):
 
 
 def scores_table(summary):
-    """The score of every model in every column, and its change since the edit if there was one."""
-    columns, titles = summary["columns"], summary["titles"]
-    since = {titles[name]: show_change(value) for name, value in summary["since_edit"].items()}
-    header = ["model", *columns.values()]
-    if since:
-        header.append(f"{columns[summary['main_column']]}, change since the edit")
-    rows = []
+    """The score of every model in every column."""
+    columns, rows = summary["columns"], []
     for model, values in summary["scores"].items():
-        if not values:
-            continue
-        row = [model, *(show_score(values[key]) if key in values else "" for key in columns)]
-        if since:
-            row.append(since.get(model, ""))
-        rows.append(row)
-    return table(header, rows)
+        if values:
+            cells = [show_score(values[key]) if key in values else "" for key in columns]
+            rows.append([model, *cells])
+    return table(["model", *columns.values()], rows)
 
 
-def change_table(summary):
-    """The change of every model against the baseline, and the paper's."""
-    columns, paper = summary["columns"], summary["paper_table_4"]
+def what_the_intervals_hold(summary):
+    """n, what the intervals cover, and which comparisons are adjusted; "" with one seed."""
+    seeds, titles, pool = summary["seeds"], summary["titles"], summary["pool"]
+    if len(seeds) == 1:
+        return ""
+    sentences = [SEVERAL_SEEDS.format(n=len(seeds), seeds=describe_seeds(seeds))]
+    if len(pool) > 1:
+        df = summary["pooled"][summary["main_column"]]["df"]
+        sentences.append(ADJUSTED.format(pooled=", ".join(titles[name] for name in pool[1:]),
+                                         df=df, comparisons=len(pool) - 1))
+    others = [titles[name] for name in summary["change"] if name not in pool]
+    if others:
+        sentences.append(UNADJUSTED.format(others=", ".join(others), df=len(seeds) - 1))
+    return " ".join(sentences)
+
+
+def change_table(changes, summary, paper=False):
+    """One row for each model. changes: {name: {column: interval}}."""
+    columns, papers = summary["columns"], summary["paper_table_4"]
     rows = []
-    for name, values in summary["change"].items():
-        papers_change = f"{paper[name]:+.2f}" if name in paper else ""
-        changes = [show_change(values[column]) for column in columns]
-        rows.append([summary["titles"][name], *changes, papers_change])
-    return table(["variant", *columns.values(), "paper's Table 4 (GLUE macro)"], rows)
+    for name, values in changes.items():
+        row = [summary["titles"][name], *(show_change(values[column]) for column in columns)]
+        if paper:
+            row.append(f"{papers[name]:+.2f}" if name in papers else "")
+        rows.append(row)
+    header = ["variant", *columns.values()]
+    return table(header + ["paper's Table 4 (GLUE macro)"] * paper, rows)
 
 
 def heldout_table(summary):
-    """Every student before and after its distillation, on held-out text."""
+    """Every student before and after its distillation, and its change against the baseline."""
     rows = []
-    for name, figures in summary["heldout"].items():
+    for name, means in summary["heldout"].items():
         row = [summary["titles"][name]]
         for key, factor, digits in HELDOUT_COLUMNS.values():
-            before, after = (factor * figures[when][key] for when in ("before", "after"))
-            row.append(f"{before:.{digits}f} -> {after:.{digits}f}")
+            before, after = (factor * means[when][key] for when in ("before", "after"))
+            deviation = summary["heldout_sd"][name][key]
+            spread = "" if deviation is None else f" ± {factor * deviation:.{digits}f}"
+            row.append(f"{before:.{digits}f} -> {after:.{digits}f}{spread}")
+        change = summary["heldout_change"].get(name)
+        for heading in HELDOUT_CHANGES:
+            key, factor, digits = HELDOUT_COLUMNS[heading]
+            row.append(show_change(change[key], factor, digits) if change else "")
         rows.append(row)
-    return table(["student", *HELDOUT_COLUMNS], rows)
+    changes = [f"{heading}, change" for heading in HELDOUT_CHANGES]
+    return table(["student", *HELDOUT_COLUMNS, *changes], rows)
 
 
 def teacher_accuracy(summary):
@@ -151,25 +181,71 @@ def teacher_accuracy(summary):
     return 100 * summary["heldout"][summary["baseline"]]["after"]["teacher_mlm_accuracy"]
 
 
+# ---- What was found, in plain words ----
+
 def conclusion(summary):
-    """One sentence that the intervals of the main column support; "" if there are no variants."""
-    titles, main_column = summary["titles"], summary["main_column"]
-    changes = {titles[name]: by_column[main_column]
-               for name, by_column in changes_of_variants(summary).items()}
-    real = {title: value for title, value in changes.items() if not is_noise(value)}
-    noise = [title for title in changes if title not in real]
-    parts = []
+    """The lines of the section that says what was found, what was not, and how sure it is."""
+    effects = changes_of_variants(summary)
+    if not effects:
+        return []
+    return ["## What was found", "",
+            " ".join([*effects_on_the_score(effects, summary), order_against_the_paper(summary),
+                      effects_on_the_language_model(summary)]).strip(), ""]
+
+
+def effects_on_the_score(effects, summary):
+    """Sentences about the changes of the main column."""
+    column, titles = summary["main_column"], summary["titles"]
+    real, unclear = [], []
+    for name, by_column in sorted(effects.items(), key=lambda item: change_in(item[1], column)):
+        value = by_column[column]
+        if is_noise(value):
+            unclear.append(f"{titles[name]} {show_interval(value)}")
+        else:
+            real.append(f"{titles[name]} by {value['difference']:+.1f} points "
+                        f"{show_interval(value)}")
+    sentences, baseline = [], titles[summary["baseline"]]
     if real:
-        effects = []
-        for title, value in sorted(real.items(), key=lambda item: item[1]["difference"]):
-            effects.append(f"{title} changes the {score_name(main_column)} by "
-                           f"{value['difference']:+.1f} points {show_interval(value)}")
-        seeds = summary["seeds"]
-        over = f"n = {seeds} seeds" if seeds > 1 else "the dev rows; one seed"
-        parts.append(f"{'; '.join(effects)} (95 % interval over {over})")
-    if noise:
-        parts.append(f"the effect of {', '.join(noise)} cannot be told from noise here")
-    return f"Against {titles[summary['baseline']]}: {'; '.join(parts)}." if parts else ""
+        sentences.append(f"**Against {baseline}, the {score_name(column)} changes with "
+                         f"{', '.join(real)}**, each with its 95 % interval.")
+    if unclear:
+        sentences.append(f"No effect was found of {', '.join(unclear)}: what there is lies within "
+                         "the brackets, on either side of zero.")
+    return sentences
+
+
+def change_in(by_column, column):
+    return by_column[column]["difference"]
+
+
+def order_against_the_paper(summary):
+    """A sentence about the order of the losses' point estimates; "" unless all three are there."""
+    losses = [name for name in ("no_ce", "no_cos", "no_mlm") if name in summary["change"]]
+    if len(losses) < 3:
+        return ""
+    column, titles = summary["main_column"], summary["titles"]
+    here = sorted(losses, key=lambda name: change_in(summary["change"][name], column))
+    papers = sorted(losses, key=summary["paper_table_4"].get)
+    order = ", ".join(titles[name] for name in here)
+    same = "the paper's order" if here == papers else (
+        f"not the paper's order ({', '.join(titles[name] for name in papers)})")
+    return (f"From the lowest score to the highest, the point estimates are {order}: {same}. "
+            "Where the intervals overlap, the order is not established.")
+
+
+def effects_on_the_language_model(summary):
+    """A sentence about agreement with the teacher and KL, of the losses that are left out."""
+    parts = []
+    for name in summary["pool"][1:]:
+        change = summary["heldout_change"][name]
+        agreement, kl = change["teacher_agreement"], change["kl"]
+        if is_noise(agreement) and is_noise(kl):
+            continue
+        parts.append(f"{summary['titles'][name]}, agreement with the teacher "
+                     f"{show_change(agreement, 100)} points and KL {show_change(kl, 1, 3)}")
+    if not parts:
+        return "As language models, the students cannot be told from the baseline."
+    return f"As a language model the student changes with {'; '.join(parts)}."
 
 
 def score_name(column):
@@ -192,13 +268,17 @@ def show_score(value):
     return f"{value['mean']:.1f}{deviation}"
 
 
-def show_change(value):
-    text = f"{value['difference']:+.1f} {show_interval(value)}"
+def show_change(value, factor=1, digits=1):
+    """The difference with its interval, both times `factor`; with one seed the difference alone."""
+    text = f"{factor * value['difference']:+.{digits}f}"
+    if value["low"] is None:
+        return text
+    text = f"{text} {show_interval(value, factor, digits)}"
     return f"{text} noise" if is_noise(value) else text
 
 
-def show_interval(value):
-    return f"[{value['low']:+.1f}, {value['high']:+.1f}]"
+def show_interval(value, factor=1, digits=1):
+    return f"[{factor * value['low']:+.{digits}f}, {factor * value['high']:+.{digits}f}]"
 
 
 def is_noise(value):

@@ -30,7 +30,7 @@ def run(module, *arguments):
 # ---- Arguments ----
 
 WRONG_ARGUMENTS = [
-    (pretrain, "--steps 0", "--steps: 0 is not a number at least 1"),
+    (pretrain, "--steps -1", "--steps: -1 is not a number at least 0"),
     (pretrain, "--lr -1", "--lr: -1 is not a number above 0"),
     (finetune, "--lr -1", "--lr: -1 is not a number above 0"),
     (pretrain, "--lr inf", "--lr: inf is not a number above 0 and at most"),

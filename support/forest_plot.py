@@ -1,0 +1,118 @@
+"""The report's headline as a picture: each variant's change against the baseline, as a forest plot.
+
+One line a variant, a point and its 95 % interval. Above, the main score with the paper's own values
+as hollow marks, and beside it what became of the student as a language model; below, each task.
+What support/statistics.py computed is drawn, nothing else. The same numbers give the same bytes.
+"""
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+from support.figures import COLOURS, MORE_COLOURS, save_figure
+from support.statistics import changes_of_variants
+
+LANGUAGE_MODEL = {  # figure: (title of its panel, factor)
+    "teacher_agreement": ("agreement with the teacher, points", 100),
+    "kl": ("KL from the teacher", 1),
+}
+
+
+def plot_forest(summary, title, path):
+    """Draw the changes of all variants. summary: see support.statistics.summarize."""
+    changes, columns = changes_of_variants(summary), summary["columns"]
+    main, names = summary["main_column"], list(changes)
+    tasks = [column for column in columns if column != main]
+    height = 2.1 + 0.62 * max(1, len(names)) + 0.35 * bool(tasks)
+    figure = plt.figure(figsize=(11, height), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=(3, 2)) if tasks else (figure, None)
+
+    panels = top.subplots(1, 3, sharey=True, width_ratios=(2, 1, 1))
+    of_main = {name: by_column[main] for name, by_column in changes.items()}
+    draw_panel(panels[0], summary, of_main, heading(summary, main),
+               {name: summary["paper_table_4"].get(name) for name in names})
+    for axes, (figure_name, (panel_title, factor)) in zip(panels[1:], LANGUAGE_MODEL.items()):
+        by_variant = {}
+        for name, by_figure in summary["heldout_change"].items():
+            by_variant[name] = scaled(by_figure[figure_name], factor)
+        draw_panel(axes, summary, {name: by_variant[name] for name in names}, panel_title)
+    if tasks:
+        panels = bottom.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
+        for axes, task in zip(panels, tasks):
+            of_task = {name: by_column[task] for name, by_column in changes.items()}
+            draw_panel(axes, summary, of_task, columns[task])
+    figure.suptitle(subtitle(summary, title), fontsize=10)
+    save_figure(figure, Path(path))
+
+
+def heading(summary, column):
+    if column == "macro":
+        return f"macro of {', '.join(summary['macro_of'])}, points"
+    return f"{summary['columns'][column]}, points"
+
+
+def subtitle(summary, title):
+    seeds = len(summary["seeds"])
+    if seeds == 1:
+        return f"{title}\nsmoke test, one seed: change against the full loss, without intervals"
+    return (f"{title}\nchange against the full loss, n = {seeds} seeds, 95 % intervals; "
+            "hollow: the paper's Table 4, at full scale")
+
+
+def scaled(change, factor):
+    return {key: None if value is None else factor * value for key, value in change.items()}
+
+
+def draw_panel(axes, summary, changes, title, papers=None):
+    """One line for each variant. changes: {name: interval}. papers: {name: the paper's value}.
+
+    The variants that share a variance set the scale. One that is far outside, as random
+    initialisation is, becomes an arrow with its number: else the others could not be told apart."""
+    papers = papers or {}
+    low, high = axis_limits([name for name in summary["pool"] if name in changes] or changes,
+                            changes, papers)
+    axes.set_xlim(low, high)
+    axes.axvline(0, color="#888888", linewidth=0.8)
+    for place, (name, change) in enumerate(changes.items()):
+        colour, value = colour_of(name, changes), change["difference"]
+        if low <= value <= high:
+            if change["low"] is not None:
+                axes.hlines(place, change["low"], change["high"], color=colour, linewidth=2)
+            axes.plot(value, place, "o", color=colour, markersize=6)
+        else:
+            draw_arrow(axes, value, place, colour, low if value < low else high)
+        if papers.get(name) is not None and low <= papers[name] <= high:
+            axes.plot(papers[name], place - 0.28, "D", markerfacecolor="white",
+                      markeredgecolor=colour, markersize=5.5)
+    axes.set_yticks(range(len(changes)), [summary["titles"][name] for name in changes])
+    axes.set_ylim(len(changes) - 0.4, -0.6)
+    axes.set_title(title, fontsize=9)
+    axes.tick_params(labelsize=8.5)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0, pad=8)
+    axes.grid(axis="x", color="#e5e5e5", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def axis_limits(names, changes, papers):
+    """(left, right): room for these variants' intervals, the paper's values and zero."""
+    ends = [0.0]
+    for name in names:
+        ends += [value for value in changes[name].values() if value is not None]
+    ends += [value for value in papers.values() if value is not None]
+    margin = 0.1 * (max(ends) - min(ends)) or 1.0
+    return min(ends) - margin, max(ends) + margin
+
+
+def draw_arrow(axes, value, place, colour, edge):
+    """A mark at the edge for a value beyond it, with the value beside it."""
+    at_left = edge > value
+    axes.plot(edge, place, "<" if at_left else ">", color=colour, markersize=7, clip_on=False)
+    axes.annotate(f"{value:+.1f}", (edge, place), xytext=(9 if at_left else -9, 0),
+                  textcoords="offset points", ha="left" if at_left else "right", va="center",
+                  fontsize=8.5, color=colour)
+
+
+def colour_of(name, names):
+    """The variant's colour; after four variants that are not in the paper they repeat."""
+    others = [other for other in names if other not in COLOURS]
+    return COLOURS[name] if name in COLOURS else MORE_COLOURS[others.index(name) % 4]

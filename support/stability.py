@@ -1,0 +1,79 @@
+"""How much the fine-tuning seed alone changes a score: the same model, fine-tuned many times.
+
+    python -m support.stability
+
+The teacher and two students of a finished `make ablation`, with the experiment's own settings.
+Fine-tuning a BERT on few rows is known to fail for some seeds, or to stop at a plateau (Mosbach et
+al., arXiv:2006.04884; Zhang et al., arXiv:2006.05987): then no experiment can tell small effects.
+"""
+from pathlib import Path
+
+import numpy as np
+
+import ablation
+import finetune
+from support.cli import Parser, command_line, in_range
+from support.errors import InputError
+from support.files import read_json, write_file
+from support.report import table
+from support.scheduler import pending
+
+MODELS = ("teacher", "full", "no_ce")
+
+
+def stability_commands(experiment, out_dir, seeds):
+    """{(model, task): its fine-tunings, one with each seed}, from the experiment's commands."""
+    first_seeds = {}  # (model, task): the experiment's own command
+    for module, arguments in ablation.commands(experiment):
+        folder = Path(module.read_arguments(arguments).out_dir)
+        if module is finetune and folder.parts[-3] in MODELS:
+            first_seeds.setdefault((folder.parts[-3], folder.name), arguments)
+    found = {}
+    for (model, task), arguments in first_seeds.items():
+        found[model, task] = []
+        for seed in range(seeds):
+            folder = Path(out_dir, model, f"seed{seed}", task)
+            found[model, task].append(
+                (finetune, [*arguments, "--seed", str(seed), "--out_dir", str(folder)]))
+    return found
+
+
+def stability_table(commands, tasks):
+    """The lines of a Markdown table: mean ± standard deviation over the seeds, and the lowest."""
+    rows = []
+    for model in MODELS:
+        row = [model]
+        for task in tasks:
+            scores = []
+            for _, arguments in commands[model, task]:
+                folder = Path(finetune.read_arguments(arguments).out_dir)
+                scores.append(read_json(folder / "results.json")["score"])
+            row.append(f"{np.mean(scores):.1f} ± {np.std(scores, ddof=1):.1f} "
+                       f"(lowest {min(scores):.1f})")
+        rows.append(row)
+    return table(["model", *tasks], rows)
+
+
+def main(arguments):
+    parser = Parser(__doc__)
+    parser.add_argument("--out_dir", default="runs/toy-stability", help="folder for the runs")
+    parser.add_argument("--tuning_seeds", type=in_range(int, 2), default=20,
+                        help="fine-tunings of each model on each task")
+    args = parser.parse_args(arguments)
+    experiment = ablation.read_arguments(["--seeds", "1"])
+    for model in set(MODELS) - {"teacher"}:
+        if not Path(experiment.out_dir, model, "seed0", "run.json").exists():
+            raise InputError(f"{experiment.out_dir}: has no student {model} with seed 0; run "
+                             "make ablation first")
+    commands = stability_commands(experiment, args.out_dir, args.tuning_seeds)
+    to_run = pending(sum(commands.values(), []))
+    experiment.out_dir = args.out_dir
+    if to_run:
+        ablation.run_pending(experiment, to_run)
+    lines = stability_table(commands, experiment.tasks)
+    write_file(Path(args.out_dir, "stability.md"), "\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    command_line(main)
