@@ -279,8 +279,8 @@ print(f"relative difference of the gradients: {difference:.4f}")
 # ```
 #
 # It distils five students, one with everything and four without one part each, fine-tunes them and
-# the teacher on four tasks, and reports what each part is worth: 8 minutes on two cores. After an
-# edit, only what depends on it runs again, and the report shows the change. `make lesson` shows the
-# edit too: in step 3, `by hand` is still the cosine.
+# the teacher on four tasks, and reports what each part is worth: with five seeds, of 8 minutes each
+# on two cores. After an edit, only what depends on it runs again, and the report shows the change.
+# `make lesson` shows the edit too: in step 3, `by hand` is still the cosine.
 #
 # Read next: `losses.py`. `docs/exercises.md` has more to try.
