@@ -47,12 +47,6 @@ VARIANTS = {
     "no_mlm":      ("no MLM loss",           ["--use_mlm", "0"]),
     "random_init": ("random initialisation", ["--init", "random"]),
 }
-# Positive controls, with make controls: a student that learns for longer must score higher.
-CONTROLS = {
-    "steps_100": ("half of the steps",   ["--steps", "100"]),
-    "steps_50":  ("a quarter of them",   ["--steps", "50"]),
-    "steps_0":   ("layers copied, no step", ["--steps", "0"]),
-}
 # More rows for the curious, with --variants extended. The baseline has weights 5, 2, 1, T = 2 and
 # half of the layers, so depth_6 is the baseline again for a teacher of 12 layers.
 EXTENDED = {
@@ -69,7 +63,13 @@ EXTENDED = {
     "weights_111":  ("weights 1, 1, 1",
                      ["--alpha_ce", "1", "--alpha_mlm", "1", "--alpha_cos", "1"]),
 }
-ALL_VARIANTS = {**VARIANTS, **CONTROLS, **EXTENDED}
+# Positive controls, with make controls: a student that learns for longer must score higher.
+CONTROLS = {
+    "steps_100": ("100 steps",            ["--steps", "100"]),
+    "steps_50":  ("50 steps",             ["--steps", "50"]),
+    "steps_0":   ("copied, without a step", ["--steps", "0"]),
+}
+ALL_VARIANTS = {**VARIANTS, **EXTENDED, **CONTROLS}
 BASELINE = "full"
 
 PRESETS = {

@@ -165,7 +165,7 @@ def test_an_edited_formula_reruns_the_students_that_use_it_and_shows_what_it_did
     assert since_edit.keys() == {"full"}
     assert since_edit["full"]["cola"] == {
         "difference": pytest.approx(new - old), "low": None, "high": None}
-    assert "macro, change since the edit |" in (copy.runs / "report.md").read_text()
+    assert "## Change since the edit" in (copy.runs / "report.md").read_text()
     assert copy.run(*some)[0] == []
 
     copy.replace("finetune.py", "weight_decay=0.0", "weight_decay=0.01")
@@ -282,7 +282,7 @@ def test_jobs_end_with_the_process_that_started_them(world, tmp_path):
     (["--teacher", "nowhere"], "nowhere/config.json: no such file"),
     (["--data_dir", "nowhere"], "nowhere: holds no folder CoLA"),
     (["--heldout", "nowhere.txt"], "nowhere.txt: no such file or folder"),
-    (["--pretrain_args", "--steps 0"], "--steps: 0 is not a number at least 1"),
+    (["--pretrain_args", "--steps -1"], "--steps: -1 is not a number at least 0"),
     (["--finetune_args=--stepz=5"], "unrecognized arguments: --stepz=5"),
     (["--finetune_args", "--lr '1"], "--finetune_args: .*No closing quotation"),
     (["--variants", "extended"], ("depth_6/seed0: the teacher has 4 layers, too few for evenly:6; "

@@ -373,7 +373,7 @@ def test_it_is_a_row_of_the_report(distilbert, world, tmp_path, capsys, monkeypa
     run(ablation, *experiment(world, tmp_path, *also))
     printed = capsys.readouterr().out
     assert printed.startswith("2 students to distil from")
-    assert ("5 models to fine-tune on cola, imdb, with 1 seed(s): 12 runs, of which 12 are to do"
+    assert ("5 models to fine-tune on cola, imdb, with seed 0: 12 runs, of which 12 are to do"
             in printed)
 
     tuned = tmp_path / "published" / "seed0" / "imdb"
@@ -386,8 +386,6 @@ def test_it_is_a_row_of_the_report(distilbert, world, tmp_path, capsys, monkeypa
                       "small", "(majority)", "(TF-IDF)"]
     assert changes == ["variant", "---", "teacher", "no MLM loss", "published", "small"]
     assert heldout == ["student", "---", "full (baseline)", "no MLM loss"]
-    conclusion, = [line for line in text.splitlines() if line.startswith("**Against")]
-    assert "published" not in conclusion  # it is not a variant of the loss
     assert re.search(r"students \d+\.\d, fine-tuning the other models \d+\.\d\.", text)
 
     scores = read_json(tmp_path / "results.json")["scores"]
