@@ -12,7 +12,7 @@ import numpy as np
 
 import ablation
 import finetune
-from support.cli import Parser, command_line, in_range
+from support.cli import Parser, command_line, in_range, shell_words
 from support.errors import InputError
 from support.files import read_json, write_file
 from support.report import table
@@ -59,8 +59,10 @@ def main(arguments):
     parser.add_argument("--out_dir", default="runs/toy-stability", help="folder for the runs")
     parser.add_argument("--tuning_seeds", type=in_range(int, 2), default=20,
                         help="fine-tunings of each model on each task")
+    parser.add_argument("--ablation_args", type=shell_words, default=[],
+                        help='the experiment\'s own: --ablation_args="--tasks cola --jobs 1"')
     args = parser.parse_args(arguments)
-    experiment = ablation.read_arguments(["--seeds", "1"])
+    experiment = ablation.read_arguments([*args.ablation_args, "--seeds", "1"])
     for model in set(MODELS) - {"teacher"}:
         if not Path(experiment.out_dir, model, "seed0", "run.json").exists():
             raise InputError(f"{experiment.out_dir}: has no student {model} with seed 0; run "
