@@ -211,6 +211,7 @@ class Progress:
 
     def __init__(self, seconds, jobs):
         self.left, self.done, self.jobs = sum(seconds), 0.0, jobs
+        self.runs_done = 0  # the bar does not count where the user has switched it off
         self.started = self.last_finish = time.monotonic()
         self.bar = tqdm(total=len(seconds), unit="run", leave=False,
                         bar_format="{n_fmt}/{total_fmt} runs |{bar}| {elapsed}{postfix}")
@@ -226,7 +227,8 @@ class Progress:
         self.left, self.done = self.left - expected, self.done + expected
         self.last_finish = time.monotonic()
         self.bar.update()
-        self.bar.write(f"[{self.bar.n}/{self.bar.total}] {line}")
+        self.runs_done += 1
+        self.bar.write(f"[{self.runs_done}/{self.bar.total}] {line}")
         sys.stdout.flush()
 
     def refresh(self):

@@ -381,7 +381,7 @@ def test_it_is_a_row_of_the_report(distilbert, world, tmp_path, capsys, monkeypa
     assert arguments["model"] == str(distilbert[0]) and arguments["seed"] == 0
 
     text = (tmp_path / "report.md").read_text()
-    scores, changes, heldout = first_columns(text)
+    _, scores, changes, heldout = first_columns(text)
     assert scores == ["model", "---", "teacher", "full (baseline)", "no MLM loss", "published",
                       "small", "(majority)", "(TF-IDF)"]
     assert changes == ["variant", "---", "teacher", "no MLM loss", "published", "small"]

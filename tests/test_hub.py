@@ -168,7 +168,7 @@ COMMANDS = {  # in this order
     "plain http": fetch_model("tiny/bert", "x", HF_ENDPOINT="http://example.com"),
     "wikitext":   fetch_data_set("wikitext-2"),
     "sha256":     fetch_data_set("rte"),
-    "base, wrong": preset_base("--steps 0"),
+    "base, wrong": preset_base("--steps -1"),
     "base":        preset_base("--max_length 65"),  # refused, but only after the downloads
     "base, again": preset_base("--max_length 65"),
 }
@@ -237,7 +237,7 @@ def test_the_weights_of_another_architecture_are_not_fetched(hub):
     ("down", "tiny/down: cannot be fetched from .*503"),
     ("plain http", "http://example.com is refused: use https"),
     ("sha256", "wikitext-2-raw-v1.zip: the file has an unexpected sha256"),
-    ("base, wrong", "--steps: 0 is not"),
+    ("base, wrong", "--steps: -1 is not"),
     ("base", "--max_length 65: .* has 64 positions"),
     ("base, again", "--max_length 65: .* has 64 positions"),
 ])

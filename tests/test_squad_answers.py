@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from squad_helpers import letters_tokenizer, quick
 
 import finetune
+from support.outcomes import read_predictions
 from support.squad import (
     Question,
     best_answers,
@@ -22,7 +23,6 @@ from support.squad import (
     windows,
     write_answers,
 )
-from support.statistics import read_predictions
 
 # ---- Metrics ----
 
