@@ -33,9 +33,15 @@ def stability_commands(experiment, out_dir, seeds):
         found[model, task] = []
         for seed in range(seeds):
             folder = Path(out_dir, model, f"seed{seed}", task)
-            found[model, task].append(
-                (finetune, [*arguments, "--seed", str(seed), "--out_dir", str(folder)]))
+            own = with_option(arguments, "--seed", str(seed))
+            found[model, task].append((finetune, with_option(own, "--out_dir", str(folder))))
     return found
+
+
+def with_option(arguments, name, value):
+    """A command's arguments, with another value of an option that it has."""
+    place = arguments.index(name) + 1
+    return [*arguments[:place], value, *arguments[place + 1:]]
 
 
 def stability_table(commands, tasks):
