@@ -165,8 +165,7 @@ def read_arguments(arguments):
         help="the teacher's layers that the student copies: numbers such as 0,2,5 (or 0,0,1,1 to "
              "grow it); even, odd, first or last: a half of them; evenly:4: four, evenly spaced; "
              "default: half of them, evenly spaced with the first and the last")
-    add("--steps", type=in_range(int, 0), default=1000,
-        help="optimizer steps; 0: the student as it is made")
+    add("--steps", type=in_range(int, 0), default=1000, help="optimizer steps; 0: no training")
     add("--batch_size", type=in_range(int, 1), default=32,
         help="sequences per optimizer step, over all processes")
     add("--grad_accum", type=in_range(int, 1), default=1,

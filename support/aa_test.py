@@ -18,6 +18,7 @@ from support.errors import InputError
 from support.files import write_file
 from support.intervals import compare_with_first
 from support.outcomes import fine_tuning_folders, read_outcomes
+from support.report import is_noise, table
 from support.scheduler import pending
 from support.statistics import column_headings, resample, row_variances, scores_by_column
 
@@ -77,13 +78,11 @@ def false_effects(columns, scores, resampled, experiment):
     for column in columns:
         of_rows = [of_variant[column] for of_variant in shares]
         arms = scores[column][experiment]
-        found[column] = [excludes_zero(compare_with_first(arms, of_rows, comparisons))
-                         for comparisons in (VARIANTS, 1)]
+        found[column] = []
+        for comparisons in (VARIANTS, 1):
+            intervals = compare_with_first(arms, of_rows, comparisons)
+            found[column].append([not is_noise(value) for value in intervals])
     return found
-
-
-def excludes_zero(intervals):
-    return [not value["low"] <= 0 <= value["high"] for value in intervals]
 
 
 def count_effects(columns, scores, resampled, experiments):
@@ -98,19 +97,16 @@ def count_effects(columns, scores, resampled, experiments):
 
 # ---- The command ----
 
-def table(columns, counts, experiments):
-    """The lines of a Markdown table."""
-    def share(count, total):
-        return f"{count} of {total} ({100 * count / total:.1f} %)"
-    lines = ["| column | experiments with a false effect, adjusted | comparisons with one, "
-             "unadjusted |", "|---|---:|---:|"]
-    for column, (families, alone) in counts.items():
-        lines.append(f"| {columns[column]} | {share(families, experiments)} | "
-                     f"{share(alone, experiments * VARIANTS)} |")
-    families, alone = np.sum(list(counts.values()), axis=0)
-    lines.append(f"| all | {share(families, experiments * len(columns))} | "
-                 f"{share(alone, experiments * VARIANTS * len(columns))} |")
-    return lines
+def table_of_counts(columns, counts, experiments):
+    """The lines of a Markdown table. counts: see count_effects; experiments: how many."""
+    def row(heading, found, total):
+        shares = [f"{count} of {of} ({100 * count / of:.1f} %)"
+                  for count, of in zip(found, (total, total * VARIANTS))]
+        return [heading, *shares]
+    rows = [row(columns[column], found, experiments) for column, found in counts.items()]
+    rows.append(row("all", np.sum(list(counts.values()), axis=0), experiments * len(columns)))
+    return table(["column", "experiments with a false effect, adjusted",
+                  "comparisons with one, unadjusted"], rows)
 
 
 def report(columns, scores, resampled, seeds, deals):
@@ -130,11 +126,11 @@ def report(columns, scores, resampled, seeds, deals):
         "",
         f"## {len(experiments)} experiments that share no student: "
         f"{len(experiments) * VARIANTS * len(columns)} comparisons", "",
-        *table(columns, once, len(experiments)), "",
+        *table_of_counts(columns, once, len(experiments)), "",
         f"## {deals} random deals of the same students", "",
         "They are not independent: they show more exactly what holds for these students, not for "
         "others.", "",
-        *table(columns, often, deals), ""])
+        *table_of_counts(columns, often, deals), ""])
 
 
 def read_arguments(arguments):

@@ -7,6 +7,7 @@ Each rank works on its shard of a batch's rows; rank 0 alone writes files and sp
 import contextlib
 import os
 import signal
+from multiprocessing import parent_process
 
 import torch
 from torch import distributed, nn
@@ -127,5 +128,6 @@ def all_gather(items):
 
 
 def progress_bar(iterable, **options):
-    """tqdm's, on rank 0 alone."""
-    return tqdm(iterable, **options, **({"disable": True} if RANK else {}))
+    """tqdm's, on rank 0 alone, and not in a process of a pool: its bar would write over others."""
+    disable = {"disable": True} if RANK or parent_process() else {}
+    return tqdm(iterable, **options, **disable)

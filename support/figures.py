@@ -30,11 +30,17 @@ LOSS_TITLES = {"ce": "distillation (KL, T²)", "mlm": "masked language modelling
 SMOOTHING = 9  # logged steps
 
 
+def colour_of_each(names):
+    """{name of a variant: colour}; after four variants that are not in the paper they repeat."""
+    others = [name for name in names if name not in COLOURS]
+    more = {name: MORE_COLOURS[i % len(MORE_COLOURS)] for i, name in enumerate(others)}
+    return {name: COLOURS.get(name) or more[name] for name in names}
+
+
 def curve_styles(names):
     """{name of a variant: how its curve is drawn}, as arguments of matplotlib's plot."""
-    styles, others = {}, [name for name in names if name not in COLOURS]
-    for i, name in enumerate(names):
-        colour = COLOURS.get(name) or MORE_COLOURS[others.index(name) % len(MORE_COLOURS)]
+    styles = {}
+    for i, (name, colour) in enumerate(colour_of_each(names).items()):
         styles[name] = {"color": colour, "linestyle": LINE_STYLES[i % len(LINE_STYLES)],
                         "linewidth": 3.2 if i == 0 else 1.8, "alpha": 0.35 if i == 0 else 1.0}
     return styles

@@ -4,11 +4,9 @@ One line a variant, a point and its 95 % interval. Above, the main score with th
 as hollow marks, and beside it what became of the student as a language model; below, each task.
 What support/statistics.py computed is drawn, nothing else. The same numbers give the same bytes.
 """
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 
-from support.figures import COLOURS, MORE_COLOURS, save_figure
+from support.figures import colour_of_each, save_figure
 from support.statistics import changes_of_variants
 
 LANGUAGE_MODEL = {  # figure: (title of its panel, factor)
@@ -31,17 +29,16 @@ def plot_forest(summary, title, path):
     draw_panel(panels[0], summary, of_main, heading(summary, main),
                {name: summary["paper_table_4"].get(name) for name in names})
     for axes, (figure_name, (panel_title, factor)) in zip(panels[1:], LANGUAGE_MODEL.items()):
-        by_variant = {}
-        for name, by_figure in summary["heldout_change"].items():
-            by_variant[name] = scaled(by_figure[figure_name], factor)
-        draw_panel(axes, summary, {name: by_variant[name] for name in names}, panel_title)
+        of_figure = {name: scaled(summary["heldout_change"][name][figure_name], factor)
+                     for name in names}
+        draw_panel(axes, summary, of_figure, panel_title)
     if tasks:
         panels = bottom.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
         for axes, task in zip(panels, tasks):
             of_task = {name: by_column[task] for name, by_column in changes.items()}
             draw_panel(axes, summary, of_task, columns[task])
     figure.suptitle(subtitle(summary, title), fontsize=10)
-    save_figure(figure, Path(path))
+    save_figure(figure, path)
 
 
 def heading(summary, column):
@@ -67,13 +64,13 @@ def draw_panel(axes, summary, changes, title, papers=None):
 
     The variants that share a variance set the scale. One that is far outside, as random
     initialisation is, becomes an arrow with its number: else the others could not be told apart."""
-    papers = papers or {}
+    papers, colours = papers or {}, colour_of_each(changes)
     low, high = axis_limits([name for name in summary["pool"] if name in changes] or changes,
                             changes, papers)
     axes.set_xlim(low, high)
     axes.axvline(0, color="#888888", linewidth=0.8)
     for place, (name, change) in enumerate(changes.items()):
-        colour, value = colour_of(name, changes), change["difference"]
+        colour, value = colours[name], change["difference"]
         if low <= value <= high:
             if change["low"] is not None:
                 axes.hlines(place, change["low"], change["high"], color=colour, linewidth=2)
@@ -110,9 +107,3 @@ def draw_arrow(axes, value, place, colour, edge):
     axes.annotate(f"{value:+.1f}", (edge, place), xytext=(9 if at_left else -9, 0),
                   textcoords="offset points", ha="left" if at_left else "right", va="center",
                   fontsize=8.5, color=colour)
-
-
-def colour_of(name, names):
-    """The variant's colour; after four variants that are not in the paper they repeat."""
-    others = [other for other in names if other not in COLOURS]
-    return COLOURS[name] if name in COLOURS else MORE_COLOURS[others.index(name) % 4]

@@ -134,7 +134,6 @@ def run_all(commands, seconds, jobs, log_path, verbose):
     waiting = sorted(zip(commands, seconds), key=is_fine_tuning)
     unfinished = {option("--out_dir", arguments)
                   for module, arguments in commands if module is pretrain}
-    os.environ["TQDM_DISABLE"] = "1"  # of the runs: their bars would write over each other
     killed_message = "one of the runs was killed, perhaps because memory ran out"
     if jobs > 1:
         killed_message += ": try --jobs 1"
@@ -176,8 +175,8 @@ def run_job(module, arguments, log_path, verbose):
     folder = option("--out_dir", arguments)
     archived_before = archived_versions(folder)
     command = f"$ {shell_command((module, arguments))}"
-    if verbose:
-        print(command, flush=True)
+    if verbose:  # a line in one write: the other processes write to the same terminal
+        print(f"{command}\n", end="", flush=True)
     try:
         with open(log_path, "a", buffering=1) as log, contextlib.redirect_stdout(log):
             print(command)
@@ -228,7 +227,7 @@ class Progress:
         self.last_finish = time.monotonic()
         self.bar.update()
         self.runs_done += 1
-        self.bar.write(f"[{self.runs_done}/{self.bar.total}] {line}")
+        self.bar.write(f"[{self.runs_done}/{self.bar.total}] {line}\n", end="")
         sys.stdout.flush()
 
     def refresh(self):

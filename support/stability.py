@@ -23,18 +23,19 @@ MODELS = ("teacher", "full", "no_ce")
 
 def stability_commands(experiment, out_dir, seeds):
     """{(model, task): its fine-tunings, one with each seed}, from the experiment's commands."""
-    first_seeds = {}  # (model, task): the experiment's own command
+    own = {}  # (model, task): the experiment's command
     for module, arguments in ablation.commands(experiment):
         folder = Path(module.read_arguments(arguments).out_dir)
         if module is finetune and folder.parts[-3] in MODELS:
-            first_seeds.setdefault((folder.parts[-3], folder.name), arguments)
+            own[folder.parts[-3], folder.name] = arguments
     found = {}
-    for (model, task), arguments in first_seeds.items():
+    for (model, task), arguments in own.items():
         found[model, task] = []
         for seed in range(seeds):
             folder = Path(out_dir, model, f"seed{seed}", task)
-            own = with_option(arguments, "--seed", str(seed))
-            found[model, task].append((finetune, with_option(own, "--out_dir", str(folder))))
+            changed = with_option(arguments, "--seed", str(seed))
+            changed = with_option(changed, "--out_dir", str(folder))
+            found[model, task].append((finetune, changed))
     return found
 
 
@@ -69,9 +70,10 @@ def main(arguments):
                         help='the experiment\'s own: --ablation_args="--tasks cola --jobs 1"')
     args = parser.parse_args(arguments)
     experiment = ablation.read_arguments([*args.ablation_args, "--seeds", "1"])
-    for model in set(MODELS) - {"teacher"}:
-        if not Path(experiment.out_dir, model, "seed0", "run.json").exists():
-            raise InputError(f"{experiment.out_dir}: has no student {model} with seed 0; run "
+    [seed] = experiment.seeds
+    for model in MODELS[1:]:
+        if not Path(experiment.out_dir, model, f"seed{seed}", "run.json").exists():
+            raise InputError(f"{experiment.out_dir}: has no student {model} with seed {seed}; run "
                              "make ablation first")
     commands = stability_commands(experiment, args.out_dir, args.tuning_seeds)
     to_run = pending(sum(commands.values(), []))

@@ -60,9 +60,7 @@ def summarize(out_dir, data_dir, titles, baseline, all_tasks, seeds, also=()):
     pool = [baseline, *(name for name in students if name not in (baseline, *NOT_POOLED))]
 
     scores = {name: scores_by_column(columns, found) for name, found in outcomes.items()}
-    resampled = {name: resample(columns, found) for name, found in outcomes.items()}
-    shares = {name: row_variances(columns, resampled[baseline], found)
-              for name, found in resampled.items() if name != baseline}
+    shares = row_shares(columns, outcomes, baseline)
     shown = {titles[name]: by_column for name, by_column in scores.items()}
     shown.update(scores_of_trivial_baselines(columns, out_dir, data_dir, tasks))
     unfinished_tasks = [TASKS[task].title for task in all_tasks if task not in tasks]
@@ -107,7 +105,7 @@ def describe_seeds(seeds):
 
 def changes_of_variants(summary):
     """{name: {column: change}} of the variants of the loss: without the teacher and `also`."""
-    others = ("teacher", *summary.get("also", ()))
+    others = ("teacher", *summary["also"])
     return {name: change for name, change in summary["change"].items() if name not in others}
 
 
@@ -219,6 +217,13 @@ def row_variances(columns, old, new):
         of_glue = [by_task[task] for task in glue_tasks(columns)]
         by_task["macro"] = sum(of_glue) / len(of_glue) ** 2
     return by_task
+
+
+def row_shares(columns, outcomes, baseline):
+    """{name: {column: R}} of every other model's change against the baseline."""
+    resampled = {name: resample(columns, found) for name, found in outcomes.items()}
+    return {name: row_variances(columns, resampled[baseline], found)
+            for name, found in resampled.items() if name != baseline}
 
 
 def changes_since_edit(columns, folders, names):

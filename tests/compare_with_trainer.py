@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import finetune
 from support.cli import Parser, command_line, in_range, list_of
 from support.files import write_json
+from support.report import table
 from support.task_setup import label_names
 from support.tasks import TASKS, read_dev, read_train
 
@@ -83,8 +84,9 @@ def result(args, side, task, seed):
     return json.loads(path.read_text())
 
 
-def show(task, found):
+def rows_of_table(task, found):
     """The rows of the table for one task. found: {side: [metrics of each seed]}."""
+    rows = []
     for metric in finetune.METRICS[task]:
         ours = [of_seed[metric.__name__] for of_seed in found["ours"]]
         theirs = [of_seed[metric.__name__] for of_seed in found["Trainer"]]
@@ -92,8 +94,9 @@ def show(task, found):
         low, high = test.confidence_interval(0.95)
         sides = [f"{np.mean(side):.1f} ± {np.std(side, ddof=1):.1f}" for side in (ours, theirs)]
         difference = np.mean(ours) - np.mean(theirs)
-        print(f"| {TASKS[task].title}, {metric.__name__} | {len(ours)} | {' | '.join(sides)} | "
-              f"{difference:+.1f} [{low:+.1f}, {high:+.1f}] |")
+        rows.append([f"{TASKS[task].title}, {metric.__name__}", str(len(ours)), *sides,
+                     f"{difference:+.1f} [{low:+.1f}, {high:+.1f}]"])
+    return rows
 
 
 def main(arguments):
@@ -107,16 +110,15 @@ def main(arguments):
     add("--epochs", type=in_range(int, 1), default=3, help="passes over the training rows")
     add("--lr", type=in_range(float, 0), default=5e-5, help="peak learning rate")
     args = parser.parse_args(arguments)
-    tables = {}
+    rows = []
     for task in args.tasks:
-        tables[task] = {side: [] for side in SIDES}
+        found = {side: [] for side in SIDES}
         for seed in range(args.seeds):
             for side in SIDES:
-                tables[task][side].append(result(args, side, task, seed))
-    print("| task, metric | seeds | ours | Trainer | difference, 95 % interval |\n"
-          "|---|---:|---:|---:|---:|")
-    for task, found in tables.items():
-        show(task, found)
+                found[side].append(result(args, side, task, seed))
+        rows += rows_of_table(task, found)
+    header = ["task, metric", "seeds", *SIDES, "difference, 95 % interval"]
+    print("\n".join(table(header, rows)))
 
 
 if __name__ == "__main__":
