@@ -13,17 +13,17 @@
 #   make stability   how much does the fine-tuning seed alone change? after make ablation
 #   make check       after a rewrite of a formula or the model that should change nothing: a minute
 #   make test        everything, after make lint
-#   make demo TEXT="the dogs that [MASK] the cat are asleep" [RUN=runs/toy]
+#   make demo TEXT="the surgeon [MASK] the wound ." [RUN=runs/toy]
 #   make demo TEXT="..." TASK=cola [TEXT_B="..."]
 #   make bench       speed and memory beside a plain loop [TEACHER=folder CORPUS=folder DATA=folder]
 #   make download NAMES=cola,mrpc,wikitext-2 DATA=folder
-#   make toy-teacher the miniature language's teacher, trained again, in runs/toy-teacher/12
+#   make toy-teacher the miniature language's teacher, trained again, in runs/toy-teacher: 20 minutes
 
 PYTHON ?= python3
 PRESET ?= toy
 SEEDS ?= 5
 FIRST_SEED ?= 0
-TASKS ?= cola,mnli,mrpc,imdb
+TASKS ?= cola,sst2,mnli
 RUN ?= runs/$(PRESET)
 # glibc returns tensors of a few MB to the system and asks for them again at every step, unless it
 # is told to keep them.
@@ -57,7 +57,7 @@ aa: .venv/ready
 	$(python) -m support.aa_test --seeds $(SEEDS) $(ARGS)
 
 controls: .venv/ready
-	@$(ablation) --variants full,steps_100,steps_50,steps_0 --out_dir runs/toy-controls
+	@$(ablation) --variants full,steps_80,steps_40,steps_0 --out_dir runs/toy-controls
 	$(python) pretrain.py --teacher none --config runs/toy/world/bert --steps 0 --max_length 64 \
 		--corpus runs/toy/world/corpus.txt --use_ce 0 --use_cos 0 --out_dir runs/toy-ignorant
 	@$(ablation) --teacher runs/toy-ignorant --variants full --out_dir runs/toy-of-ignorant
@@ -85,23 +85,12 @@ bench: .venv/ready
 download: .venv/ready
 	$(python) -m support.download $(NAMES) --data_dir "$(DATA)" $(ARGS)
 
-# Grown by stacking (Gong et al. 2019): 3 layers learn most of it, at a quarter of the cost; then
-# each is doubled, twice.
-grow = $(python) pretrain.py --corpus runs/toy/world/corpus.txt \
-	--heldout runs/toy/world/heldout.txt --use_ce 0 --use_cos 0 --mlm_prob 0.2 --batch_size 32 \
-	--max_length 64 --precision fp32 --log_every 100 --overwrite
-teachers = runs/toy-teacher
-
 toy-teacher: .venv/ready
 	$(python) -m support.toy --out_dir runs/toy/world --seed 1 --overwrite
-	$(grow) --teacher none --config runs/toy/world/bert --out_dir $(teachers)/3 \
-		--steps 12000 --lr 1.5e-3
-	$(grow) --teacher $(teachers)/3 --layers 0,1,2 --out_dir $(teachers)/3-longer \
-		--steps 9000 --lr 1.5e-3
-	$(grow) --teacher $(teachers)/3-longer --layers 0,0,1,1,2,2 --out_dir $(teachers)/6 \
-		--steps 2000 --lr 7e-4
-	$(grow) --teacher $(teachers)/6 --layers 0,0,1,1,2,2,3,3,4,4,5,5 --out_dir $(teachers)/12 \
-		--steps 1200 --lr 5e-4
+	OMP_NUM_THREADS=1 $(python) pretrain.py --teacher none --config runs/toy/world/bert \
+		--corpus runs/toy/world/corpus.txt --heldout runs/toy/world/heldout.txt \
+		--use_ce 0 --use_cos 0 --mlm_prob 0.2 --batch_size 32 --max_length 64 --precision fp32 \
+		--steps 6000 --lr 2e-3 --log_every 100 --out_dir runs/toy-teacher --overwrite
 
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv

@@ -9,14 +9,13 @@ An editor opens it as a notebook: each `# %%` starts a cell. Read next: losses.p
 # # Distillation in seven steps
 #
 # A large model, the teacher, has learned a language. A student of half its depth is to do the
-# same. Here both are BERTs: they fill in blanks. The teacher comes with the project: 12 layers,
-# trained on a miniature language of 492 words, whose text `support/toy.py` writes.
+# same. Here both are BERTs: they fill in blanks. The teacher comes with the project: 6 layers,
+# trained on a miniature language of 1,120 words, whose text `support/toy.py` writes.
 # `make lesson` runs `lesson.py`, on a CPU in under a minute, and writes this page.
 #
 # ## 1. What a teacher knows about one blank
 #
-# In the language's texts, `likewise ,` introduces a sentence that says the same in other words.
-# The hidden word is therefore *pursued*.
+# The hidden word is *healed*. But a surgeon may do other things to a wound.
 
 # %%
 from pathlib import Path
@@ -38,7 +37,7 @@ from support.heldout import evaluate
 teacher = load_model("assets/toy-teacher").requires_grad_(False)
 tokenizer = load_tokenizer("assets/toy-teacher")
 
-sentence = "the dog chased the cat . likewise , the dog [MASK] the cat ."
+sentence = "a nurse coughed . the surgeon [MASK] the wound near the hospital ."
 sentence_ids = torch.tensor([tokenizer.encode(sentence).ids])  # (1, length), with [CLS] and [SEP]
 blank = sentence_ids[0].tolist().index(tokenizer.token_to_id("[MASK]"))
 
@@ -52,7 +51,7 @@ def word_probabilities(model, temperature=1.0):
 
 at_temperature = {T: word_probabilities(teacher, T) for T in (1, 2, 8)}
 likeliest = at_temperature[1].topk(8).indices.tolist()
-unfit = [tokenizer.token_to_id(word) for word in ("washed", "slept", "the")]
+unfit = [tokenizer.token_to_id(word) for word in ("milked", "sneezed", "the")]
 
 print(sentence)
 print(f"{'word':12}" + "".join(f"   T = {T}" for T in at_temperature))
@@ -64,25 +63,25 @@ print(f"{'all others':10}" + "".join(others))
 
 # %% [markdown]
 # Each column is the softmax of the teacher's logits divided by T: the **soft targets**. The rows
-# are the eight likeliest words, three that do not fit, and the sum over the 481 others. A label
-# would say: *pursued*. The teacher says, in the column T = 1: *pursued*, but other verbs for what a
-# dog can do to a cat are possible; *washed*, which in this language is done to things, is not, and
-# *slept* and *the* are not either. So one blank tells the student something about every word.
+# are the eight likeliest words, three that do not fit, and the sum over the 1,114 others. A label
+# would say: *healed*, and nothing else. The teacher says, in the column T = 1, that *cured* and
+# *treated* fit at least as well; that *milked*, a verb of another field, and *the* do not; and that
+# *sneezed*, which takes no object, hardly does. So one blank tells the student something about
+# every word.
 #
-# **The temperature** decides how much of this counts in the loss. At T = 1 the first word has
-# four fifths of the probability. At T = 2, which training uses, it has a third: the other verbs
-# that fit, many of them in the last row, share more than half, and a word that does not fit still
-# has almost none. At T = 8 the distribution is nearly flat: a verb that fits is only a few times
-# as likely as a word that does not.
+# **The temperature** decides how much of this counts in the loss. At T = 1 the first word is
+# thousands of times as likely as *milked*. At T = 2, which training uses, it is about sixty times
+# as likely: the many words of the last row weigh more, and those that do not fit still have almost
+# nothing. At T = 8 the distribution is nearly flat.
 #
 # ## 2. Half of the layers, copied
 #
-# `make_student` copies the embeddings, the layers 0, 2, 4, 7, 9 and 11 of 12, and the head.
+# `make_student` copies the embeddings, the layers 0, 2 and 5 of 6, and the head.
 
 # %%
 student = make_student(teacher)
 
-if not Path("runs/toy/world/run.json").exists():  # the language's text: 3.4 million words
+if not Path("runs/toy/world/run.json").exists():  # the language's text: 2.9 million words
     toy.main(["--out_dir", "runs/toy/world", "--seed", "1", "--overwrite"])
 
 
@@ -126,7 +125,7 @@ show_heldout("copied")
 
 # %% [markdown]
 # Every copied layer but the first expects the output of a layer that was not copied. So the words
-# get worse: the copy does not even see that the blank needs a verb like *pursued*. The last line
+# get worse: the copy does not even see that the blank needs a verb with an object. The last line
 # looks beyond this sentence, at the blanks of 128 blocks of held-out text: how often student and
 # teacher agree on the likeliest word, and how often each finds the true word. The teacher is far
 # from 100 % because a text can often go on in several ways.
@@ -134,12 +133,12 @@ show_heldout("copied")
 # ## 3. The three losses of one sentence, by hand
 #
 # `losses.py` defines them. Here they are again in numpy, from the logits and the last hidden states
-# of both models alone. `ce` and `cos` are means over all 16 tokens, `mlm` is a mean over the masked
+# of both models alone. `ce` and `cos` are means over all 15 tokens, `mlm` is a mean over the masked
 # tokens, here a single one.
 
 # %%
 labels = torch.full_like(sentence_ids, -100)  # -100: not masked
-labels[0, blank] = tokenizer.token_to_id("pursued")
+labels[0, blank] = tokenizer.token_to_id("healed")
 with torch.no_grad():
     total, by_losses_py = triple_loss(student, teacher, sentence_ids, labels)
     student_hidden, teacher_hidden = (m.bert(sentence_ids)[0] for m in (student, teacher))
@@ -156,7 +155,7 @@ def log_softmax(z):
 
 log_s, log_t = log_softmax(z_s / T), log_softmax(z_t / T)
 ce = T**2 * (np.exp(log_t) * (log_t - log_s)).sum(-1).mean()       # T² KL(t || s)
-mlm = -log_softmax(z_s)[blank, labels[0, blank]]                   # - log p(pursued)
+mlm = -log_softmax(z_s)[blank, labels[0, blank]]                   # - log p(healed)
 norms = np.linalg.norm(h_s, axis=-1) * np.linalg.norm(h_t, axis=-1)
 cos = (1 - (h_s * h_t).sum(-1) / norms).mean()                     # 1 - cos(h_s, h_t)
 
@@ -180,7 +179,7 @@ for name, value in {**by_losses_py, "total": total}.items():
 
 # %%
 STEPS = 80
-optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3, betas=(0.9, 0.98), eps=1e-6,
+optimizer = torch.optim.AdamW(student.parameters(), lr=3e-3, betas=(0.9, 0.98), eps=1e-6,
                               weight_decay=0.0)
 history = []
 student.train()  # with dropout, where the model has any
@@ -220,11 +219,10 @@ figure.savefig("assets/lesson-losses.png", dpi=100)
 # %% [markdown]
 # ![The losses ce, mlm and cos of each step](assets/lesson-losses.png)
 #
-# With half of the layers the student gives nearly the teacher's answers: the same first word, and
-# other verbs that fit. On held-out text it agrees with the teacher more often than the copy did,
-# and finds the true word nearly as often as the teacher. In the picture, `mlm` is down after a few
-# steps and then varies with the batch; `ce` falls for longer, as it asks for the probability of
-# every word; `cos` falls slowly, and even rises while the other two, with larger weights, drop.
+# With half of the layers the student gives verbs that the teacher would give. On held-out text it
+# agrees with the teacher, and finds the true word, three times as often as the copy did; eighty
+# steps do not make it as good as its teacher. In the picture all three losses drop at once and then
+# ever more slowly.
 #
 # ## 6. The same loss in less memory
 #
@@ -279,8 +277,8 @@ print(f"relative difference of the gradients: {difference:.4f}")
 # ```
 #
 # It distils five students, one with everything and four without one part each, fine-tunes them and
-# the teacher on four tasks, and reports what each part is worth: with five seeds, of 8 minutes each
-# on two cores. After an edit, only what depends on it runs again, and the report shows the change.
-# `make lesson` shows the edit too: in step 3, `by hand` is still the cosine.
+# the teacher on three tasks, and reports what each part is worth: with five seeds, in about twenty
+# minutes on two cores. After an edit, only what depends on it runs again, and the report shows the
+# change. `make lesson` shows the edit too: in step 3, `by hand` is still the cosine.
 #
 # Read next: `losses.py`. `docs/exercises.md` has more to try.

@@ -1,7 +1,7 @@
 """Shows the answers of a teacher and its students to a sentence of yours, side by side.
 
-    python -m support.demo "the dogs that [MASK] the cat are asleep" --run runs/toy
-    python -m support.demo "every dog slept ." --text_b "some dogs slept ." --task mnli
+    python -m support.demo "the surgeon [MASK] the wound ." --run runs/toy
+    python -m support.demo "i found the song superb ." --text_b "the music was good ." --task mnli
 
 Without --task, every model fills in each [MASK]. With --task, the models fine-tuned on that task
 classify the sentence. --run is the folder of an experiment (`make ablation` writes runs/toy), or

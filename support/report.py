@@ -188,9 +188,9 @@ def conclusion(summary):
     effects = changes_of_variants(summary)
     if not effects:
         return []
-    return ["## What was found", "",
-            " ".join([*effects_on_the_score(effects, summary), order_against_the_paper(summary),
-                      effects_on_the_language_model(summary)]).strip(), ""]
+    sentences = [*effects_on_the_score(effects, summary), order_against_the_paper(summary),
+                 effects_on_the_language_model(summary)]
+    return ["## What was found", "", " ".join(filter(None, sentences)), ""]
 
 
 def effects_on_the_score(effects, summary):
@@ -234,7 +234,11 @@ def order_against_the_paper(summary):
 
 
 def effects_on_the_language_model(summary):
-    """A sentence about agreement with the teacher and KL, of the losses that are left out."""
+    """A sentence about agreement with the teacher and KL, of the losses that are left out.
+
+    "" if no such variant was run."""
+    if len(summary["pool"]) == 1:
+        return ""
     parts = []
     for name in summary["pool"][1:]:
         change = summary["heldout_change"][name]

@@ -295,7 +295,7 @@ def test_wrong_arguments_end_in_one_line_and_status_2(world, tmp_path, refused, 
 
 
 def test_the_default_needs_no_data_and_is_done_once(tmp_path):
-    command = ("--tasks", "cola,imdb", "--variants", "full,random_init", "--device", "cpu",
+    command = ("--tasks", "cola,sst2", "--variants", "full,random_init", "--device", "cpu",
                "--seeds", "1", "--pretrain_args=--steps 2", "--finetune_args=--epochs 1")
     printed = run_experiment(command, cwd=tmp_path)
     assert "8 runs, of which 8 are to do" in printed
@@ -304,7 +304,7 @@ def test_the_default_needs_no_data_and_is_done_once(tmp_path):
     for name in ("world", "report.md", "ablation.png", "losses.png"):
         assert (folder / name).exists()
     assert "8 runs, of which 0 are to do" in run_experiment(command, cwd=tmp_path)
-    assert read_config(folder / "full" / "seed0").num_hidden_layers == 6
+    assert read_config(folder / "full" / "seed0").num_hidden_layers == 3
 
 
 def test_a_preset_without_a_world_of_its_own_needs_the_users(refused):

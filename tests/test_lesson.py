@@ -84,8 +84,8 @@ def test_every_step_prints_its_numbers(each_outputs):
     loss_lines = r"(?:(?:ce|mlm|cos|total) +\d+\.\d{4} +\d+\.\d{4}\n){4}"
     step_line = r"step +\d+   total +\d+\.\d\d   ce \d\.\d\d   mlm \d\.\d\d   cos \d\.\d\d\n"
     patterns = [
-        r"the dog .*\[MASK\].*\nword( +T = \d){3}\n(?:[a-z ]+(?: +\d+\.\d\d %){3}\n){12}",
-        r"teacher: 12 layers, 1,405,836 parameters\nstudent: 6 layers, 734,796 parameters\n\n"
+        r"a nurse .*\[MASK\].*\nword( +T = \d){3}\n(?:[a-z ]+(?: +\d+\.\d\d %){3}\n){12}",
+        r"teacher: 6 layers, 381,669 parameters\nstudent: 3 layers, 231,717 parameters\n\n"
         rf"teacher +copied\n(?:(?: *{percent}  {word} *){{2}}\n){{5}}\n{heldout}\n",
         rf"loss +by hand +losses.py\n{loss_lines}",
         rf"(?:{step_line}){{3,5}}",
@@ -122,9 +122,10 @@ def test_the_chunked_evaluation_gives_the_same_values_and_gradients(each_outputs
 
 
 def test_the_copy_is_worse_and_training_brings_the_words_back(each_outputs):
-    first_words = re.findall(r"%  (\S+)", each_outputs[4].splitlines()[1])
-    teacher, copied, trained = first_words
-    assert teacher == trained == "pursued" != copied
+    rows = [re.findall(r"%  (\S+)", line) for line in each_outputs[4].splitlines()[1:6]]
+    teachers, copied, trained = zip(*rows)
+    assert not set(copied) & set(teachers)
+    assert len(set(trained) & set(teachers)) >= 2
     copied_agrees, copied_right, teacher_right = percentages(each_outputs[1])
     agrees, right, _ = percentages(each_outputs[4])
     assert copied_right < right - 5 and copied_right < teacher_right - 5

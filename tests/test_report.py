@@ -131,6 +131,12 @@ def test_no_effect_is_bold_if_all_intervals_contain_zero():
     assert "order" not in text  # the three losses are not all there
 
 
+def test_the_findings_are_about_the_variants_that_were_run():
+    text = findings(make_summary(variants=("random_init",), also=("distilbert",)))
+    assert text == ("**Against full (baseline), the macro-score changes with random initialisation "
+                    "by -28.8 points [-31.0, -26.6]**, each with its 95 % interval.")
+
+
 def test_one_seed_shows_no_interval_and_draws_no_conclusion():
     text = report_text(make_summary(seeds=1), "title")
     assert "[" not in text and "noise" not in text and "±" not in text.split("## The students")[0]

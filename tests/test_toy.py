@@ -2,14 +2,13 @@
 
 The judge, toy_judge.py, is a grammar and a semantics that are independent of the generator.
 """
-import random
 import re
-from itertools import product
 
 import pytest
 import torch
 from conftest import ROOT
-from toy_judge import KINDS, PLACES, VERBS, is_grammatical, label_in_worlds, meaning, statement
+from tiny_experiment import read_json
+from toy_judge import clauses_of, fields_of, is_grammatical, praises
 
 from data import encode
 from load_hf_weights import load_model, load_tokenizer, read_config
@@ -17,10 +16,19 @@ from support import toy, toy_language, toy_lexicon
 from support.tasks import TASKS, read_dev, read_train, task_title
 from support.trivial_baselines import measure_trivial_baselines
 
+TASKS_OF_THE_TOY = ("cola", "sst2", "mnli")
+ROWS = 600
+
+
+def small_files():
+    """The tables of toy.TSV_FILES, with fewer rows."""
+    return [(file, split, ROWS, rows_of) for file, split, _, rows_of in toy.TSV_FILES]
+
 
 def write_world(folder, seed):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(toy, "DOCUMENTS", 3000)
+        patch.setattr(toy, "TSV_FILES", small_files())
         toy.main(["--out_dir", str(folder), "--seed", str(seed)])
     return folder
 
@@ -56,11 +64,11 @@ def test_a_world_depends_only_on_its_seed(toy_world, tmp_path):
     assert same == {"bert/config.json", "bert/vocab.txt"}
 
 
-@pytest.mark.parametrize("task", ["cola", "mnli", "mrpc", "imdb"])
+@pytest.mark.parametrize("task", TASKS_OF_THE_TOY)
 def test_the_readers_of_the_real_tasks_read_these(toy_world, task):
     train, dev = rows_of(toy_world, task)
-    assert len(train) == toy.TRAIN_ROWS
-    assert len(dev) == toy.TEST_ROWS * len(TASKS[task].dev)
+    assert len(train) == ROWS
+    assert len(dev) == ROWS * len(TASKS[task].dev)
     for rows in (train, dev):
         labels = [row.label for row in rows]
         counts = [labels.count(label) for label in range(len(TASKS[task].labels))]
@@ -74,133 +82,114 @@ def test_the_readers_of_the_real_tasks_read_these(toy_world, task):
     assert task_title(task, toy_world) == f"toy {TASKS[task].title}"
 
 
-@pytest.mark.parametrize("task", ["cola", "mnli", "mrpc", "imdb"])
+@pytest.mark.parametrize("task", TASKS_OF_THE_TOY)
 def test_no_content_word_and_no_sentence_of_a_test_example_occurs_in_training(toy_world, task):
-    def sentences_of(rows):
-        pieces = []
-        for text in texts_of(rows):
-            pieces += re.split(r"(?<=\.)", text)
-        return {piece.strip() for piece in pieces if piece.strip()}
-
-    def words_of(sentences):
-        return set(" ".join(sentences).split())
-    train, dev = map(sentences_of, rows_of(toy_world, task))
-    if task != "imdb":
-        assert not train & dev
-    allowed = {*toy_lexicon.FUNCTION_WORDS.split(), *PLACES, *toy_lexicon.TOPICS.split()}
-    assert words_of(train) & words_of(dev) <= allowed
+    train, dev = ({*texts_of(rows)} - toy.VERDICTS for rows in rows_of(toy_world, task))
+    assert train and dev and not train & dev
+    train_words, dev_words = (set(" ".join(texts).split()) for texts in (train, dev))
+    assert train_words & dev_words <= {*toy_lexicon.FUNCTION_WORDS.split(), "an"}
 
 
 def test_no_test_sentence_occurs_in_the_corpus(toy_world):
     dev = set()
-    for task in ("cola", "mnli", "mrpc"):
+    for task in TASKS_OF_THE_TOY:
         dev.update(texts_of(rows_of(toy_world, task)[1]))
     text = (toy_world / "corpus.txt").read_text()
     assert len(text) > 100_000
     sentences = set()
     for line in text.splitlines():
         sentences.update(sentence.strip() for sentence in re.findall(r"[^.]+ \.", line))
-    assert not sentences & dev
+    assert sentences & toy.VERDICTS
+    assert not sentences & (dev - toy.VERDICTS)
     tokenizer = load_tokenizer(toy_world / "bert")
     assert tokenizer.token_to_id("[UNK]") not in tokenizer.encode(text).ids
 
 
 def test_no_label_can_be_read_off_the_words(toy_world, tmp_path):
-    floors = measure_trivial_baselines(tmp_path, str(toy_world), ["cola", "mnli", "mrpc"])
-    for task, chance in (("cola", 0), ("mnli", 100 / 3), ("mrpc", 58)):
+    floors = measure_trivial_baselines(tmp_path, str(toy_world), TASKS_OF_THE_TOY)
+    for task, chance in (("cola", 0), ("sst2", 50), ("mnli", 100 / 3)):
         assert floors[task]["TF-IDF"] < chance + 15
 
 
-def test_acceptable_means_grammatical(toy_world):
+def test_an_acceptable_sentence_has_two_grammatical_clauses_and_a_faulty_one_none(toy_world):
     train, dev = rows_of(toy_world, "cola")
-    wrong = [row for row in train + dev if is_grammatical(row.text_a) != row.label]
-    assert not wrong
-
-
-def test_entailment_neutral_and_contradiction_hold_in_all_small_worlds(toy_world):
-    _, dev = rows_of(toy_world, "mnli")
-    rng = random.Random(0)
-    names = [*TASKS["mnli"].labels.values()]
-    seen = set()
-    for row in dev[:120] + dev[-120:]:
-        premise, hypothesis = meaning(row.text_a), meaning(row.text_b)
-        assert premise[2] == hypothesis[2]  # the same verb
-        label = names[row.label]
-        assert label_in_worlds(rng, premise, hypothesis) == label, row
-        seen.add((premise[0], hypothesis[0], label))
-    expected = {
-        ("every", "a not"): "neutral contradiction",
-        ("a not", "every"): "neutral contradiction",
-        ("a not", "a not"): "entailment",
-        ("no", "no"): "entailment neutral",
-        ("every", "every"): "entailment neutral",
-        ("a", "no"): "neutral contradiction",
-        ("no", "a"): "neutral contradiction",
-    }
-    for quantifiers, labels in expected.items():
-        for label in labels.split():
-            assert (*quantifiers, label) in seen
-
-
-def test_a_paraphrase_says_the_same_and_a_near_miss_does_not(toy_world):
-    train, dev = rows_of(toy_world, "mrpc")
     for row in train + dev:
-        assert (statement(row.text_a) == statement(row.text_b)) == (row.label == 1), row
-    voices = {(" by " in row.text_a, " by " in row.text_b, row.label) for row in train}
-    assert voices == {*product((False, True), (False, True), (0, 1))}
+        verdicts = [is_grammatical(clause) for clause in clauses_of(row.text_a)]
+        assert verdicts == [bool(row.label)] * 2, row
 
 
-def test_a_review_is_positive_if_most_of_its_claims_praise(toy_world):
-    def praises(claim):
-        words = set(claim.split())
-        has_praise = bool(words & set(toy_lexicon.PRAISE.split()))
-        is_denied = bool(words & {"not", "nobody", "nothing"})
-        return has_praise != is_denied
-    train, dev = rows_of(toy_world, "imdb")
+def test_a_sentence_is_positive_if_most_of_its_claims_praise(toy_world):
+    train, dev = rows_of(toy_world, "sst2")
+    counts = set()
     for row in train + dev:
-        claims = [claim for claim in row.text_a.split(".") if claim.strip()]
-        assert len(claims) == 5
-        assert (sum(map(praises, claims)) > 2) == (row.label == 1)
+        praising = sum(map(praises, clauses_of(row.text_a)))
+        assert (praising >= 2) == bool(row.label), row
+        counts.add(praising)
+    assert counts == {0, 1, 2, 3}
+
+
+def test_praise_of_the_field_follows_from_two_claims_that_praise(toy_world):
+    train, dev = rows_of(toy_world, "mnli")
+    by_praising_claims = {2: "entailment", 1: "neutral", 0: "contradiction"}
+    names = list(TASKS["mnli"].labels.values())
+    for row in train + dev:
+        praising = sum(map(praises, clauses_of(row.text_a)))
+        assert names[row.label] == by_praising_claims[praising], row
+        assert praises(row.text_b) and fields_of(row.text_a) == fields_of(row.text_b)
+    speakers = {claim.split()[0] for row in train for claim in clauses_of(row.text_a)}
+    assert "i" in speakers and not speakers & {"we", "they"}
+
+
+def test_frequent_words_of_the_corpus_are_the_first_of_their_lists(toy_world):
+    words = (toy_world / "corpus.txt").read_text().split()
+    for persons, *_ in toy_lexicon.FIELDS.values():
+        counts = [words.count(noun) for noun in persons.split()]
+        assert sum(counts[:2]) > sum(counts[-4:]) > 0
 
 
 def test_the_teacher_in_assets_knows_the_language():
     folder = ROOT / "assets" / "toy-teacher"
     tokenizer, teacher = load_tokenizer(folder), load_model(folder).eval()
-    assert teacher.config.num_hidden_layers == 12
     assert (folder / "vocab.txt").read_text().split() == toy_lexicon.vocabulary()
+    assert read_json(folder, "config.json")["num_hidden_layers"] == 6
 
     def likeliest(text, words):
         ids = tokenizer.encode(text).ids
         mask = ids.index(tokenizer.token_to_id("[MASK]"))
         logits = teacher(torch.tensor([ids]))[0, mask]
         return max(words, key=lambda word: logits[tokenizer.token_to_id(word)])
-    verdicts = []
+    verdicts, fields = [], []
     for words, verdict in ((toy_lexicon.PRAISE, "good"), (toy_lexicon.BLAME, "bad")):
         for word in words.split():
-            answer = likeliest(f"a {word} film is [MASK] .", ("good", "bad"))
-            verdicts.append(answer == verdict)
+            text = f"i found the song {word} . the music was [MASK] ."
+            verdicts.append(likeliest(text, ("good", "bad")) == verdict)
+    for field, (_, things, *_) in toy_lexicon.FIELDS.items():
+        for noun in things.split():
+            text = f"i found the {noun} superb . i found the {noun} lovely . the [MASK] was good ."
+            fields.append(likeliest(text, toy_lexicon.FIELDS) == field)
     assert sum(verdicts) >= 0.9 * len(verdicts)
-    plural_kinds = {kind: toy_lexicon.plural(kind) for kind in KINDS.values()}
-    kinds = []
-    for noun, kind in KINDS.items():
-        text = f"all {toy_lexicon.plural(noun)} are [MASK] ."
-        kinds.append(likeliest(text, plural_kinds.values()) == plural_kinds[kind])
-    assert sum(kinds) >= 0.9 * len(kinds)
+    assert sum(fields) >= 0.8 * len(fields)
 
 
 def test_words_are_inflected_as_in_english():
-    plurals = {
-        "dog": "dogs", "pony": "ponies", "child": "children",
-        "wrench": "wrenches", "monkey": "monkeys", "bus": "buses"}
+    plurals = {"dog": "dogs", "pony": "ponies", "wrench": "wrenches", "monkey": "monkeys",
+               "bus": "buses"}
     for noun, expected in plurals.items():
-        assert toy_lexicon.plural(noun) == expected
-    forms = {verb.base: verb for verb, _ in VERBS}
-    assert (forms["carry"].third, forms["carry"].past) == ("carries", "carried")
-    assert (forms["break"].past, forms["break"].participle) == ("broke", "broken")
-    assert forms["wash"].third == "washes"
-    assert forms["chase"].past == "chased"
-    assert forms["help"].past == "helped"
+        assert toy_lexicon.add_s(noun) == expected
+    for base, third, past in (("study", "studies", "studied"), ("toss", "tosses", "tossed"),
+                              ("chase", "chases", "chased"), ("enjoy", "enjoys", "enjoyed")):
+        verb = toy_lexicon.Verb(base, True)
+        assert (verb.third, verb.past) == (third, past)
     assert toy_language.to_text(["a", "owl", "saw", "a", "dog"]) == "an owl saw a dog ."
+
+
+def test_every_word_has_one_meaning():
+    words = [*toy_lexicon.FUNCTION_WORDS.split(), *toy_lexicon.FIELDS]
+    for categories in toy_lexicon.LEXICON.values():
+        for category, entries in categories.items():
+            for entry in entries:
+                words += set(toy_lexicon.forms(category, entry))
+    assert len(words) == len(set(words))
 
 
 @pytest.mark.parametrize("more, message", [

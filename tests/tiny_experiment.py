@@ -5,7 +5,7 @@ import sys
 
 from conftest import ROOT
 
-TASKS = ("cola", "mnli", "mrpc", "imdb")  # those of an experiment without --tasks
+TASKS = ("cola", "mnli", "mrpc", "imdb")
 
 
 def arguments(world, out_dir, *more):
@@ -20,6 +20,7 @@ def arguments(world, out_dir, *more):
         "--precision", "fp32",
         "--device", "cpu",
         "--seeds", 1,
+        "--tasks", ",".join(TASKS),
         "--pretrain_args", ("--steps 3 --log_every 1 --batch_size 4 --max_length 32 "
                             f"--cache_dir {world / 'cache'}"),
         "--finetune_args", "--epochs 1 --max_length 32",
