@@ -277,7 +277,7 @@ print(f"relative difference of the gradients: {difference:.4f}")
 # ```
 #
 # It distils five students, one with everything and four without one part each, fine-tunes them and
-# the teacher on three tasks, and reports what each part is worth: with five seeds, in about twenty
+# the teacher on three tasks, and reports what each part is worth: with five seeds, in about 25
 # minutes on two cores. After an edit, only what depends on it runs again, and the report shows the
 # change. `make lesson` shows the edit too: in step 3, `by hand` is still the cosine.
 #
