@@ -83,8 +83,8 @@ PRESETS = {
         "jobs": torch.get_num_threads(),
         "pretrain": ["--steps", "160", "--batch_size", "16", "--max_length", "64",
                      "--lr", "3e-3", "--precision", "fp32"],
-        "finetune": ["--epochs", "2", "--batch_size", "16", "--max_length", "64",
-                     "--lr", "5e-4", "--precision", "fp32"],
+        "finetune": ["--epochs", "2", "--batch_size", "32", "--max_length", "64",
+                     "--lr", "7e-4", "--precision", "fp32"],
     },
     "mini": {  # a small pretrained BERT on a CPU of two cores
         "pretrain": ["--steps", "200", "--batch_size", "16", "--lr", "5e-4", "--log_every", "5"],

@@ -37,7 +37,7 @@ from support.heldout import evaluate
 teacher = load_model("assets/toy-teacher").requires_grad_(False)
 tokenizer = load_tokenizer("assets/toy-teacher")
 
-sentence = "a nurse coughed . the surgeon [MASK] the wound near the hospital ."
+sentence = "the surgeon [MASK] the wound ."
 sentence_ids = torch.tensor([tokenizer.encode(sentence).ids])  # (1, length), with [CLS] and [SEP]
 blank = sentence_ids[0].tolist().index(tokenizer.token_to_id("[MASK]"))
 
@@ -65,14 +65,14 @@ print(f"{'all others':10}" + "".join(others))
 # Each column is the softmax of the teacher's logits divided by T: the **soft targets**. The rows
 # are the eight likeliest words, three that do not fit, and the sum over the 1,114 others. A label
 # would say: *healed*, and nothing else. The teacher says, in the column T = 1, that *cured* and
-# *treated* fit at least as well; that *milked*, a verb of another field, and *the* do not; and that
-# *sneezed*, which takes no object, hardly does. So one blank tells the student something about
+# *cures* fit at least as well; that *milked*, a verb of another field, hardly does; and that
+# *sneezed*, which takes no object, and *the* do not. So one blank tells the student something about
 # every word.
 #
-# **The temperature** decides how much of this counts in the loss. At T = 1 the first word is
-# thousands of times as likely as *milked*. At T = 2, which training uses, it is about sixty times
-# as likely: the many words of the last row weigh more, and those that do not fit still have almost
-# nothing. At T = 8 the distribution is nearly flat.
+# **The temperature** decides how much of this counts in the loss. At T = 1 the first word is about
+# fifty times as likely as *milked*. At T = 2, which training uses, it is seven times as likely: the
+# many words of the last row weigh more, and those that do not fit at all still have almost nothing.
+# At T = 8 the distribution is nearly flat.
 #
 # ## 2. Half of the layers, copied
 #
@@ -125,15 +125,15 @@ show_heldout("copied")
 
 # %% [markdown]
 # Every copied layer but the first expects the output of a layer that was not copied. So the words
-# get worse: the copy does not even see that the blank needs a verb with an object. The last line
-# looks beyond this sentence, at the blanks of 128 blocks of held-out text: how often student and
-# teacher agree on the likeliest word, and how often each finds the true word. The teacher is far
-# from 100 % because a text can often go on in several ways.
+# get worse: the copy does not even see that the blank needs a verb. The last line looks beyond this
+# sentence, at the blanks of 128 blocks of held-out text: how often student and teacher agree on the
+# likeliest word, and how often each finds the true word. The teacher is far from 100 % because a
+# text can often go on in several ways.
 #
 # ## 3. The three losses of one sentence, by hand
 #
 # `losses.py` defines them. Here they are again in numpy, from the logits and the last hidden states
-# of both models alone. `ce` and `cos` are means over all 15 tokens, `mlm` is a mean over the masked
+# of both models alone. `ce` and `cos` are means over all 8 tokens, `mlm` is a mean over the masked
 # tokens, here a single one.
 
 # %%
@@ -220,7 +220,7 @@ figure.savefig("assets/lesson-losses.png", dpi=100)
 # ![The losses ce, mlm and cos of each step](assets/lesson-losses.png)
 #
 # With half of the layers the student gives verbs that the teacher would give. On held-out text it
-# agrees with the teacher, and finds the true word, three times as often as the copy did; eighty
+# agrees with the teacher, and finds the true word, almost twice as often as the copy did; eighty
 # steps do not make it as good as its teacher. In the picture all three losses drop at once and then
 # ever more slowly.
 #
@@ -277,7 +277,7 @@ print(f"relative difference of the gradients: {difference:.4f}")
 # ```
 #
 # It distils five students, one with everything and four without one part each, fine-tunes them and
-# the teacher on three tasks, and reports what each part is worth: with five seeds, in about 25
+# the teacher on three tasks, and reports what each part is worth: with five seeds, in about ten
 # minutes on two cores. After an edit, only what depends on it runs again, and the report shows the
 # change. `make lesson` shows the edit too: in step 3, `by hand` is still the cosine.
 #

@@ -241,12 +241,14 @@ def effects_on_the_language_model(summary):
         return ""
     parts = []
     for name in summary["pool"][1:]:
-        change = summary["heldout_change"][name]
-        agreement, kl = change["teacher_agreement"], change["kl"]
-        if is_noise(agreement) and is_noise(kl):
-            continue
-        parts.append(f"{summary['titles'][name]}, agreement with the teacher "
-                     f"{show_change(agreement, 100)} points and KL {show_change(kl, 1, 3)}")
+        change, found = summary["heldout_change"][name], []
+        if not is_noise(change["teacher_agreement"]):
+            points = show_change(change["teacher_agreement"], 100)
+            found.append(f"agreement with the teacher {points} points")
+        if not is_noise(change["kl"]):
+            found.append(f"KL {show_change(change['kl'], 1, 3)}")
+        if found:
+            parts.append(f"{summary['titles'][name]} ({', '.join(found)})")
     if not parts:
         return "As language models, the students cannot be told from the baseline."
     return f"As a language model the student changes with {'; '.join(parts)}."

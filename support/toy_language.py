@@ -1,4 +1,4 @@
-"""The grammar of the miniature language: sentences about one field, claims, and faulty sentences.
+"""The grammar of the miniature language: sentences about one field, judgements, and faults.
 
 A sentence is drawn as a clause, a small tree, so that one with a fault can be derived from it.
 Read next: support/toy.py, which writes a corpus and three tasks in this language.
@@ -10,6 +10,7 @@ from support.toy_lexicon import FIELDS, Verb, add_s
 # ---- Phrases and clauses, and how they are written ----
 
 SINGULAR, PLURAL = ("a", "every", "this"), ("some", "two", "three", "all", "these")  # determiners
+SPEAKERS = ("i", "we", "they")
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def to_text(words):
 # ---- Drawing sentences ----
 
 class SentenceGenerator:
-    """Draws phrases, clauses and claims.
+    """Draws phrases, clauses and judgements.
 
     lexicon: toy_lexicon.LEXICON, or a part of it. rng: the random.Random that decides.
     zipf: whether the first words of a list are more frequent than the last, as in real text."""
@@ -83,6 +84,11 @@ class SentenceGenerator:
             return self.rng.choice(words)
         return self.rng.choices(words, [1 / (rank + 2) for rank in range(len(words))])[0]
 
+    def quality(self, praise):
+        """A word of praise or of blame, as words: one in five times with an adverb."""
+        quality = self.word("quality", "praise" if praise else "blame")
+        return [self.rng.choice(("very", "quite")), quality] if self.chance(0.2) else [quality]
+
     def phrase(self, field, category, adjective=0.3):
         """adjective: the probability of one."""
         determiner = self.rng.choice(("the", "the", "the", *SINGULAR, *PLURAL))
@@ -90,12 +96,12 @@ class SentenceGenerator:
         described = self.word(field, "adjective") if self.chance(adjective) else None
         return Phrase(self.word(field, category), is_plural, determiner, described)
 
-    def clause(self, field, past, has_object=None):
-        """A clause; in some, a phrase stands between the subject and the verb."""
-        has_object = self.chance(0.5) if has_object is None else has_object
+    def clause(self, field, past, between=0.0):
+        """between: the probability of a phrase between the subject and the verb."""
+        has_object = self.chance(0.5)
         verb = self.word(field, "verb with object" if has_object else "verb alone")
         subject = self.phrase(field, "person")
-        if self.chance(0.3):
+        if self.chance(between):
             other = self.rng.choice(("person", "thing", "place"))
             subject = replace(subject, near=self.phrase(field, other, 0))
         its_object = self.phrase(field, "thing") if has_object else None
@@ -109,7 +115,7 @@ class SentenceGenerator:
             clause = self.clause(field, self.chance(0.5))
             determiner = self.rng.choice(SINGULAR if clause.subject.plural else PLURAL)
             return replace(clause, subject=replace(clause.subject, determiner=determiner)).words()
-        if fault == "agreement":  # "the farmers near the barn toils"
+        if fault == "agreement":  # "the farmers toils"
             clause = replace(self.clause(field, past=False), negated=False)
             other = replace(clause, subject=replace(clause.subject,
                                                     plural=not clause.subject.plural))
@@ -128,16 +134,14 @@ class SentenceGenerator:
         its_object = None if clause.object else self.phrase(field, "thing")
         return replace(clause, object=its_object).words()
 
-    def claim(self, field, praise, denials, speakers=("i", "we", "they")):
+    def claim(self, field, praise, denials):
         """The words of a sentence that praises or blames: by a word, or by denying its opposite.
 
-        denials: the probability of a denial. speakers: who may say it."""
+        denials: the probability of a denial."""
         about = self.phrase(field, self.rng.choice(("person", "thing")), 0.4)
         about = replace(about, determiner="the").words()
-        speaker, denied = self.rng.choice(speakers), self.chance(denials)
-        quality = [self.word("quality", "praise" if praise != denied else "blame")]
-        if self.chance(0.2):
-            quality.insert(0, self.rng.choice(("very", "quite")))
+        speaker, denied = self.rng.choice(SPEAKERS), self.chance(denials)
+        quality = self.quality(praise != denied)
         if denied:
             return self.rng.choice((
                 [speaker, "would", "not", "call", *about, *quality],
@@ -148,12 +152,30 @@ class SentenceGenerator:
             ["everyone", "would", "call", *about, *quality],
             [speaker, "found", *about, *quality]))
 
+    def judgements(self, field, praising, denials, speakers=SPEAKERS):
+        """The words of a sentence like "i found the farmer lovely , the cow not dull and the barn
+        superb".
+
+        praising: whether each judgement praises, by a word or by denying its opposite. denials:
+        the probability of a denial. speakers: who may say it."""
+        speaker, parts = self.rng.choice(speakers), []
+        for praise in praising:
+            about = self.phrase(field, self.rng.choice(("person", "thing")), 0)
+            denied = self.chance(denials)
+            parts += [*replace(about, determiner="the").words(), *["not"] * denied,
+                      *self.quality(praise != denied), ","]
+        parts.pop()
+        parts[-parts[::-1].index(",") - 1] = "and"  # the last comma
+        saying = self.rng.choice(([speaker, "found"], [speaker, "would", "call"],
+                                  ["everyone", "would", "call"]))
+        return [*saying, *parts]
+
     def opinion(self, field, praise):
         """The words of a sentence whose verb says whether its adjective praises or blames."""
         verb = "loved" if praise else "hated"
         quality = self.word("quality", "praise" if praise else "blame")
         noun = self.word(field, self.rng.choice(("person", "thing")))
-        return [self.rng.choice(("i", "we", "they")), verb, "the", quality, noun]
+        return [self.rng.choice(SPEAKERS), verb, "the", quality, noun]
 
 
 def verdicts(field, praise):

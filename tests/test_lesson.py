@@ -84,8 +84,8 @@ def test_every_step_prints_its_numbers(each_outputs):
     loss_lines = r"(?:(?:ce|mlm|cos|total) +\d+\.\d{4} +\d+\.\d{4}\n){4}"
     step_line = r"step +\d+   total +\d+\.\d\d   ce \d\.\d\d   mlm \d\.\d\d   cos \d\.\d\d\n"
     patterns = [
-        r"a nurse .*\[MASK\].*\nword( +T = \d){3}\n(?:[a-z ]+(?: +\d+\.\d\d %){3}\n){12}",
-        r"teacher: 6 layers, 381,669 parameters\nstudent: 3 layers, 231,717 parameters\n\n"
+        r"the surgeon .*\[MASK\].*\nword( +T = \d){3}\n(?:[a-z ]+(?: +\d+\.\d\d %){3}\n){12}",
+        r"teacher: 6 layers, 282,597 parameters\nstudent: 3 layers, 182,181 parameters\n\n"
         rf"teacher +copied\n(?:(?: *{percent}  {word} *){{2}}\n){{5}}\n{heldout}\n",
         rf"loss +by hand +losses.py\n{loss_lines}",
         rf"(?:{step_line}){{3,5}}",

@@ -115,7 +115,8 @@ def test_the_findings_tell_effects_from_noise():
             "MLM loss by +1.2 points [+0.2, +2.2]**") in text
     assert "No effect was found of no cosine loss [-1.3, +0.7]" in text
     assert "no distillation loss, no cosine loss, no MLM loss: the paper's order" in text
-    assert "no distillation loss, agreement with the teacher -4.8 [-5.2, -4.4]" in text
+    assert "no distillation loss (agreement with the teacher -4.8 [-5.2, -4.4] points, KL " in text
+    assert "noise" not in text
     assert "temperature" not in text
 
     summary["change"]["no_cos"]["macro"]["difference"] = 2.0

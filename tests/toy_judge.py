@@ -4,6 +4,8 @@ is_grammatical parses a clause; fields_of and praises say what a sentence is abo
 praises. Only the words and their inflection come from support/toy_lexicon.py.
 Read next: test_toy.py.
 """
+import re
+
 from support import toy_lexicon
 
 NOUNS, VERBS, ADJECTIVES, FIELD_OF = {}, {}, set(), {}  # form: (whether plural); form: its Verbs
@@ -73,17 +75,18 @@ def is_grammatical(text):
     return words[end] == ""
 
 
-def clauses_of(text):
-    return text.removesuffix(" .").split(" and ")
-
-
 def fields_of(text):
     """The fields of a sentence's words."""
     return {FIELD_OF[word] for word in text.split() if word in FIELD_OF} - {"quality"}
 
 
-def praises(claim):
-    """Whether a claim, or a verdict, praises."""
-    words = set(claim.split())
+def judgements_of(text):
+    """The parts of "i found the cow lovely , the barn dull and the hen superb"."""
+    return re.split(r" , | and ", text.removesuffix(" ."))
+
+
+def praises(judgement):
+    """Whether a judgement, or a verdict, praises."""
+    words = set(judgement.split())
     praising = words & {"good", "loved", "praise", *toy_lexicon.PRAISE.split()}
     return bool(praising) != bool(words & DENIALS)
