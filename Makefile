@@ -7,7 +7,7 @@
 #                    with a real teacher, on real text; PRESET=base fetches what is not given
 #   make report      (the same variables) only the report, of what is done
 #   make coverage    do the intervals hold the truth? simulated, from the report's variances
-#   make aa          do they find effects where none are? many seeds of one student: hours
+#   make aa          do they find effects where none are? sixty seeds of one student: @@AA@@
 #   make controls    is an effect found that must be there? students of fewer steps, and of a
 #                    teacher that knows nothing
 #   make stability   how much does the fine-tuning seed alone change? after make ablation
@@ -17,7 +17,8 @@
 #   make demo TEXT="..." TASK=cola [TEXT_B="..."]
 #   make bench       speed and memory beside a plain loop [TEACHER=folder CORPUS=folder DATA=folder]
 #   make download NAMES=cola,mrpc,wikitext-2 DATA=folder
-#   make toy-teacher the miniature language's teacher, trained again, in runs/toy-teacher: 20 minutes
+#   make toy-teacher the miniature language's teacher, trained again, in runs/toy-teacher: 8 minutes
+#   make figures     the pictures of README.md and RESULTS.md, from a finished make ablation
 
 PYTHON ?= python3
 PRESET ?= toy
@@ -38,7 +39,7 @@ ablation = $(python) ablation.py --preset $(PRESET) --seeds $(SEEDS) --first_see
 pytest = OMP_NUM_THREADS=1 $(python) -m pytest -n auto --maxprocesses 4
 
 .PHONY: lesson ablation report coverage aa controls stability check lint test demo bench download \
-	toy-teacher clean
+	toy-teacher figures clean
 
 lesson: .venv/ready
 	$(python) -m support.lesson_page
@@ -91,6 +92,10 @@ toy-teacher: .venv/ready
 		--corpus runs/toy/world/corpus.txt --heldout runs/toy/world/heldout.txt \
 		--use_ce 0 --use_cos 0 --mlm_prob 0.2 --batch_size 32 --max_length 64 --precision fp32 \
 		--steps 6000 --lr 2e-3 --log_every 100 --out_dir runs/toy-teacher --overwrite
+
+figures: report
+	cp runs/toy/ablation.png assets/toy-ablation.png
+	cp runs/toy/losses.png assets/toy-losses.png
 
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv

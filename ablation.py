@@ -196,7 +196,8 @@ def read_arguments(arguments):
     add("--tasks", type=list_of(TASKS, "task"), default="cola,sst2,mnli",
         help="separated by commas")
     add("--variants", type=list_of((*ALL_VARIANTS, "extended"), "variant"),
-        default=",".join(VARIANTS), help="separated by commas; extended: all there are")
+        default=",".join(VARIANTS),
+        help="separated by commas; extended: all but the positive controls")
     add("--also", type=named_folder, nargs="+", action="extend", default=[], metavar="NAME=FOLDER",
         help="further models to fine-tune and compare, such as distilbert-base-uncased")
     add("--report_only", action="store_true", help="report what is done, run nothing")

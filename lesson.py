@@ -219,10 +219,10 @@ figure.savefig("assets/lesson-losses.png", dpi=100)
 # %% [markdown]
 # ![The losses ce, mlm and cos of each step](assets/lesson-losses.png)
 #
-# With half of the layers the student gives verbs that the teacher would give. On held-out text it
-# agrees with the teacher, and finds the true word, almost twice as often as the copy did; eighty
-# steps do not make it as good as its teacher. In the picture all three losses drop at once and then
-# ever more slowly.
+# With half of the layers the student gives verbs of medicine again, though not always in the right
+# form (*cure*). On held-out text it agrees with the teacher, and finds the true word, almost twice
+# as often as the copy did; eighty steps do not make it as good as its teacher. In the picture all
+# three losses drop at once and then ever more slowly.
 #
 # ## 6. The same loss in less memory
 #

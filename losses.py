@@ -20,11 +20,11 @@ teacher says: cat, but fox or ball are nearly as good, and "of" is impossible. S
 student how thousands of words relate to the context, where a label names one. It does so at every
 token: where the word is visible it mostly repeats it, and also shows what could replace it.
 
-What T does. A trained teacher gives its first choice nearly all the probability, and the rest
-would hardly count. Dividing the logits by T > 1 brings the rest out. The gradient of KL with
-respect to the student's logits is (s - t) / T, and at high T s - t itself shrinks like 1 / T. The
-factor T² undoes both, so a weight means the same at every T (Hinton et al. 2015, arXiv:1503.02531,
-section 2).
+What T does. At most positions the word is visible: a trained teacher gives it nearly all the
+probability, and the rest would hardly count. Dividing the logits by T > 1 brings the rest out. The
+gradient of KL with respect to the student's logits is (s - t) / T, and at high T s - t itself
+shrinks like 1 / T. The factor T² undoes both, so a weight means the same at every T (Hinton et al.
+2015, arXiv:1503.02531, section 2).
 
 Why the teacher runs without dropout (`eval()`). With it, every step would compare the student with
 another randomly thinned teacher: noisy targets. The student keeps its dropout, a regulariser.
@@ -50,7 +50,8 @@ def distillation_loss(student_logits, teacher_logits, temperature):
 def mlm_loss(student_logits, labels):
     """L_mlm: cross-entropy with the true words, mean over masked tokens (Devlin et al. 2018).
 
-    student_logits: (tokens, vocab). labels: (tokens), the true word, -100 where not masked."""
+    student_logits: (tokens, vocab). labels: (tokens), the true word, -100 where not masked.
+    Masked: chosen by data.mask_tokens, which leaves some of the words visible."""
     return F.cross_entropy(student_logits, labels, ignore_index=-100)
 
 
@@ -60,7 +61,8 @@ def cosine_loss(student_hidden, teacher_hidden):
 
 
 # name: (formula, weight). Each line is one loss, with its flags --use_NAME and --alpha_NAME.
-# A loss function receives the inputs named in its signature. Weight 0: off unless a flag asks.
+# A loss function receives the inputs named in its signature: logits and labels, or hidden states,
+# not both (support/chunked_loss.py). Weight 0: off unless a flag asks.
 LOSSES = {
     "ce": (distillation_loss, 5.0),
     "mlm": (mlm_loss, 2.0),

@@ -243,7 +243,7 @@ class QuestionAnswering(nn.Module):
         return logits.masked_fill(attention_mask[:, None] == 0, MASKED_LOGIT)
 
 
-Classifier, SpanModel = SequenceClassifier, QuestionAnswering  # their short names, used below
+Classifier, SpanModel = SequenceClassifier, QuestionAnswering  # the names that other files use
 
 
 def init_weights(module, std):

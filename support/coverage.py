@@ -19,18 +19,17 @@ from support.statistics import glue_tasks
 
 # ---- Scores, drawn as numbers: the share of the rows is known ----
 
-def draw_scores(rng, truth, seeds, deviation, row_shares):
+def draw_scores(rng, truth, seeds, covariance, row_shares):
     """Scores of one experiment, (variants, seeds).
 
-    truth: the true score of each variant, (variants,), the baseline first. deviation: s.
-    row_shares: R of each variant's change. New rows move the baseline, too: half of the smallest R
-    is its part."""
+    truth: the true score of each variant, (variants,), the baseline first. covariance: of the
+    variants' scores over the seeds. row_shares: R of each variant's change. New rows move the
+    baseline, too: half of the smallest R is its part."""
     of_baseline = min(row_shares) / 2
     variances = np.array([of_baseline, *(share - of_baseline for share in row_shares)])
     of_rows = rng.normal(0, np.sqrt(variances))
-    of_seeds = rng.normal(0, deviation, seeds)
-    noise = rng.normal(0, deviation, (len(truth), seeds))
-    return (truth + of_rows)[:, None] + of_seeds + noise
+    noise = rng.multivariate_normal(np.zeros(len(truth)), covariance, seeds).T
+    return (truth + of_rows)[:, None] + noise
 
 
 # ---- Scores as the share of rows that are right: R is measured in each experiment ----
@@ -99,7 +98,7 @@ def coverage_of_scores(column, draws):
     rng, shares = np.random.default_rng(1), column["row_shares"]
     found = []
     for _ in range(draws):
-        scores = draw_scores(rng, column["truth"], column["seeds"], column["sd"], shares)
+        scores = draw_scores(rng, column["truth"], column["seeds"], column["covariance"], shares)
         found.append(held(compare_with_first(scores, shares), column["truth"]))
     return np.array(found)
 
@@ -123,15 +122,23 @@ def coverage_of_rows(column, rows, draws):
 
 def read_column(summary, column):
     """What a simulation of one column needs, from results.json."""
-    baseline, *variants = summary["pool"]
-    score = summary["scores"][summary["titles"][baseline]][column]["mean"]
+    variants = summary["family"]
+    score = summary["scores"][summary["titles"][summary["baseline"]]][column]["mean"]
+    covariance = np.array(summary["covariance"][column])
     changes = [summary["change"][name][column]["difference"] for name in variants]
     return {
         "truth": np.array([score, *(score + change for change in changes)]),
         "seeds": len(summary["seeds"]),
-        "sd": summary["pooled"][column]["sd"],
+        "covariance": covariance,
+        "sd": mean_deviation(covariance),
         "row_shares": [max(0.0, summary["row_share"][name][column]) for name in variants],
     }
+
+
+def mean_deviation(covariance):
+    """s, such that 2 s² is the mean variance of a variant's difference from the baseline."""
+    own, baseline, shared = np.diag(covariance)[1:], covariance[0, 0], covariance[0, 1:]
+    return float(np.sqrt(np.mean(own + baseline - 2 * shared) / 2))
 
 
 def show(heading, found):
@@ -148,14 +155,14 @@ def main(arguments):
                         help="simulated experiments of each column")
     args = parser.parse_args(arguments)
     summary = read_json(args.results)
-    if not summary.get("pooled"):
+    if not summary.get("covariance"):
         raise InputError(f"{args.results}: holds no intervals; they need several seeds, and a "
                          "variant beside the baseline")
     main_column = summary["main_column"]
     tasks = glue_tasks(summary["columns"]) if main_column == "macro" else [main_column]
     rows = sum(summary["rows"][task] for task in tasks)
     print(f"{args.draws} simulated experiments of {len(summary['seeds'])} seeds, from the "
-          f"variances in {args.results}: {', '.join(summary['pool'][1:])} against "
+          f"variances in {args.results}: {', '.join(summary['family'])} against "
           f"{summary['baseline']}.\n\n"
           "| column | all intervals hold the truth, % (aim: 93 to 97) | each alone, % |\n"
           "|---|---:|---:|")

@@ -62,10 +62,10 @@ def scaled(change, factor):
 def draw_panel(axes, summary, changes, title, papers=None):
     """One line for each variant. changes: {name: interval}. papers: {name: the paper's value}.
 
-    The variants that share a variance set the scale. One that is far outside, as random
-    initialisation is, becomes an arrow with its number: else the others could not be told apart."""
+    The variants without one loss set the scale. One that is far outside, as random initialisation
+    is, becomes an arrow with its number: else the others could not be told apart."""
     papers, colours = papers or {}, colour_of_each(changes)
-    low, high = axis_limits([name for name in summary["pool"] if name in changes] or changes,
+    low, high = axis_limits([name for name in summary["family"] if name in changes] or changes,
                             changes, papers)
     axes.set_xlim(low, high)
     axes.axvline(0, color="#888888", linewidth=0.8)

@@ -1,18 +1,18 @@
 """95 % intervals of an experiment: variants and a baseline, each repeated with the same few seeds.
 
 Seeds are blocks: the variants of one seed share its data, order and masks, so their scores are
-compared pairwise. The model of a score is the two-way layout
+compared pairwise. The variance s² of these differences is each variant's own, because they differ:
+a student without the cosine loss is nearly the baseline's twin, one without the MLM loss is not.
+One more source of chance is the same in all seeds, and more seeds do not average it out: the dev
+rows. Its variance R is added (Bouthillier et al. 2021, arXiv:2103.03098: vary every source of
+chance):
 
-    score(variant, seed) = variant + seed + residual,    residual ~ N(0, s²)
+    change of a variant = mean difference of n seeds ± critical value · sqrt(s² / n + R)
 
-and all variants together estimate s², with more degrees of freedom than two of them have. One more
-source of chance is the same in all seeds, and more seeds do not average it out: the dev rows. Its
-variance R is added (Bouthillier et al. 2021, arXiv:2103.03098: vary every source of chance):
-
-    change of a variant = difference of the n seeds' means ± critical value · sqrt(2 s² / n + R)
-
-Several variants are compared with one baseline. Dunnett's critical value (Dunnett 1955) holds for
-all of these comparisons at once: in 95 % of experiments not one of the intervals misses the truth.
+Several variants are compared with one baseline. Dunnett's critical value (Dunnett 1955), with the
+n - 1 degrees of freedom of s², holds for all of these comparisons at once: in 95 % of experiments
+not one of the intervals misses the truth. It is derived for equal variances; support/coverage.py
+simulates how well it holds for those that were measured.
 Read next: support/bootstrap.py, which measures R.
 """
 import functools
@@ -29,31 +29,22 @@ def compare_with_first(scores, row_variances, comparisons=None):
     """The changes of the second, third, ... variant against the first: a list of intervals.
 
     scores: (variants, seeds). row_variances: R of each comparison.
-    comparisons: how many Dunnett's critical value allows for; default: all of these.
-    With one seed there are no intervals: "low" and "high" are None."""
-    changes = scores[1:].mean(axis=1) - scores[0].mean()
-    seeds = scores.shape[1]
-    if seeds == 1 or not len(changes):
-        return [interval(change) for change in changes]
-    variance, df = residual_variance(scores)
-    intervals = []
-    for change, of_rows in zip(changes, row_variances):
-        total, total_df = add_known_variance(2 * variance / seeds, df, of_rows)
-        critical = dunnett_critical(comparisons or len(changes), total_df)
-        intervals.append(interval(change, critical * np.sqrt(total)))
-    return intervals
+    comparisons: how many the critical value allows for; default: all of these."""
+    differences = scores[1:] - scores[0]
+    return [compare_pair(of_variant, of_rows, comparisons or len(differences))
+            for of_variant, of_rows in zip(differences, row_variances)]
 
 
-def compare_pair(differences, row_variance):
-    """Student's paired t interval of one change, for a model whose variance is its own.
+def compare_pair(differences, row_variance, comparisons=1):
+    """The interval of one change: the paired t interval, if it is the only comparison.
 
-    differences: of each seed, (seeds,). It has n - 1 degrees of freedom, which are few, and it is
-    not adjusted for other comparisons. With one seed "low" and "high" are None."""
+    differences: of each seed, (seeds,). comparisons: how many are to hold at once.
+    With one seed there is no interval: "low" and "high" are None."""
     seeds = len(differences)
     if seeds == 1:
         return interval(differences[0])
     total, df = add_known_variance(differences.var(ddof=1) / seeds, seeds - 1, row_variance)
-    return interval(differences.mean(), dunnett_critical(1, df) * np.sqrt(total))
+    return interval(differences.mean(), dunnett_critical(comparisons, df) * np.sqrt(total))
 
 
 def interval(difference, half=None):
@@ -72,14 +63,6 @@ def add_known_variance(estimate, df, known):
     if not estimate or not known:
         return estimate + known, df
     return estimate + known, min(df * (1 + known / estimate) ** 2, 1000.0)
-
-
-def residual_variance(scores):
-    """(s², degrees of freedom) of the two-way layout. scores: (variants, seeds), both above 1."""
-    of_variant, of_seed = scores.mean(axis=1, keepdims=True), scores.mean(axis=0)
-    residuals = scores - of_variant - of_seed + scores.mean()
-    df = (scores.shape[0] - 1) * (scores.shape[1] - 1)
-    return float((residuals ** 2).sum() / df), df
 
 
 def row_variance(resampled):

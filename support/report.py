@@ -28,21 +28,21 @@ HELDOUT_COLUMNS = {  # heading: (key in "heldout", factor, digits)
 HELDOUT_CHANGES = ("agreement with teacher", "KL from teacher")
 
 SMOKE_TEST = (
-    "**A smoke test**: one seed. It shows that everything runs. Scores change from seed to seed by "
-    "as much as the losses do, so nothing is concluded here, and there are no intervals; SEEDS=5 "
-    "has them.")
+    "**A smoke test**: one seed. It shows that everything runs. A score changes from seed to seed "
+    "by as much as it does without a loss, so nothing is concluded here, and there are no "
+    "intervals; SEEDS=5 has them.")
 SEVERAL_SEEDS = (
     "n = {n}: {seeds}. Brackets hold a 95 % interval. It covers what a repetition would change: "
     "all that a seed sets (new weights, order, masks and dropout, in both trainings) "
     "and the draw of the dev rows. It does not cover another teacher, corpus or set of training "
     "rows. **noise** marks a change whose interval contains zero.")
 ADJUSTED = (
-    "{pooled}: one residual variance (layout variant + seed, {df} degrees of freedom) and "
+    "{family}: the variance of their own differences over the seeds ({df} degrees of freedom) and "
     "Dunnett's critical values for {comparisons} comparisons with one baseline, so that all "
     "intervals of a column hold together in 95 of 100 repetitions; the columns are not adjusted "
     "for each other.")
 UNADJUSTED = (
-    "{others}: paired t intervals of their own, {df} degrees of freedom, not adjusted.")
+    "{others}: paired t intervals, {df} degrees of freedom, not adjusted.")
 PAPERS_COLUMN = (
     "The last column is the paper's own result, for the macro-score of GLUE's nine tasks after "
     "full pre-training: its size cannot be compared with the other columns.")
@@ -53,8 +53,8 @@ SINCE_EDIT = (
 HELDOUT = (
     "Before distillation (weights copied, or random) -> after it, mean ± standard deviation over "
     "the seeds. Accuracy and agreement are in % of the masked positions. The teacher's own MLM "
-    "accuracy there is {teacher:.1f} %. The intervals are those of the scores, without the dev "
-    "rows' part: they are about this held-out text.")
+    "accuracy there is {teacher:.1f} %. KL is at temperature 1. The intervals are those of the "
+    "scores, without the variance of the dev rows: they are about this held-out text.")
 
 
 def write_report(out_dir, summary, title):
@@ -130,17 +130,17 @@ def scores_table(summary):
 
 def what_the_intervals_hold(summary):
     """n, what the intervals cover, and which comparisons are adjusted; "" with one seed."""
-    seeds, titles, pool = summary["seeds"], summary["titles"], summary["pool"]
+    seeds, titles, family = summary["seeds"], summary["titles"], summary["family"]
     if len(seeds) == 1:
         return ""
     sentences = [SEVERAL_SEEDS.format(n=len(seeds), seeds=describe_seeds(seeds))]
-    if len(pool) > 1:
-        df = summary["pooled"][summary["main_column"]]["df"]
-        sentences.append(ADJUSTED.format(pooled=", ".join(titles[name] for name in pool[1:]),
-                                         df=df, comparisons=len(pool) - 1))
-    others = [titles[name] for name in summary["change"] if name not in pool]
+    df = len(seeds) - 1
+    if family:
+        sentences.append(ADJUSTED.format(family=", ".join(titles[name] for name in family),
+                                         df=df, comparisons=len(family)))
+    others = [titles[name] for name in summary["change"] if name not in family]
     if others:
-        sentences.append(UNADJUSTED.format(others=", ".join(others), df=len(seeds) - 1))
+        sentences.append(UNADJUSTED.format(others=", ".join(others), df=df))
     return " ".join(sentences)
 
 
@@ -237,10 +237,10 @@ def effects_on_the_language_model(summary):
     """A sentence about agreement with the teacher and KL, of the losses that are left out.
 
     "" if no such variant was run."""
-    if len(summary["pool"]) == 1:
+    if not summary["family"]:
         return ""
     parts = []
-    for name in summary["pool"][1:]:
+    for name in summary["family"]:
         change, found = summary["heldout_change"][name], []
         if not is_noise(change["teacher_agreement"]):
             points = show_change(change["teacher_agreement"], 100)
@@ -250,7 +250,7 @@ def effects_on_the_language_model(summary):
         if found:
             parts.append(f"{summary['titles'][name]} ({', '.join(found)})")
     if not parts:
-        return "As language models, the students cannot be told from the baseline."
+        return "As language models, the students without one loss cannot be told from the baseline."
     return f"As a language model the student changes with {'; '.join(parts)}."
 
 

@@ -8,13 +8,7 @@ import numpy as np
 
 from support.bootstrap import resampled_scores
 from support.errors import InputError
-from support.intervals import (
-    compare_pair,
-    compare_with_first,
-    dunnett_critical,
-    residual_variance,
-    row_variance,
-)
+from support.intervals import compare_pair, row_variance
 from support.outcomes import (
     fine_tuning_folders,
     measure_seconds,
@@ -30,9 +24,8 @@ from support.trivial_baselines import measure_trivial_baselines
 # Sanh et al. 2019, Table 4: the change of GLUE's macro-score against the full loss, in points.
 PAPER_TABLE_4 = {"no_ce": -2.96, "no_cos": -1.46, "no_mlm": -0.31, "random_init": -3.69}
 NOT_GLUE = ("imdb", "squad")  # these tasks are not in the macro-score
-# A student that has learnt almost nothing varies by another amount than the others: its changes
-# have intervals of their own.
-NOT_POOLED = ("random_init",)
+# Not a part of the loss: it is not one of the comparisons whose intervals hold together.
+NOT_ADJUSTED = ("random_init",)
 
 
 # ---- The summary ----
@@ -57,7 +50,7 @@ def summarize(out_dir, data_dir, titles, baseline, all_tasks, seeds, also=()):
     columns = column_headings(outcomes[baseline], tasks)
     check_dev_rows(outcomes, folders, tasks, baseline)
     students = [name for name in outcomes if name not in ("teacher", *also)]
-    pool = [baseline, *(name for name in students if name not in (baseline, *NOT_POOLED))]
+    family = [name for name in students if name not in (baseline, *NOT_ADJUSTED)]
 
     scores = {name: scores_by_column(columns, found) for name, found in outcomes.items()}
     shares = row_shares(columns, outcomes, baseline)
@@ -76,13 +69,13 @@ def summarize(out_dir, data_dir, titles, baseline, all_tasks, seeds, also=()):
         "main_column": "macro" if "macro" in columns else next(iter(columns)),
         "macro_of": [columns[task] for task in glue_tasks(columns)],
         "scores": {title: mean_and_deviation(by_column) for title, by_column in shown.items()},
-        "pool": pool,
-        "pooled": pooled_variances(pool, scores),
+        "family": family,
+        "covariance": covariances([baseline, *family], scores),
         "row_share": shares,
         "rows": count_rows(outcomes[baseline], tasks),
-        "change": changes(pool, scores, shares),
+        "change": changes(baseline, family, scores, shares),
         "since_edit": changes_since_edit(columns, folders, outcomes),
-        **summarize_heldout(out_dir, pool, students, seeds),
+        **summarize_heldout(out_dir, baseline, family, students, seeds),
         "seconds": measure_seconds(outcomes, folders, also),
         "paper_table_4": PAPER_TABLE_4,
     }
@@ -168,34 +161,32 @@ def scores_of_trivial_baselines(columns, out_dir, data_dir, tasks):
 
 # ---- Changes and their intervals ----
 
-def changes(pool, values, row_shares):
-    """{name: {column: interval}} of every model's change against the first of the pool.
+def changes(baseline, family, values, row_shares):
+    """{name: {column: interval}} of every model's change against the baseline.
 
     values: {name: {column: (seeds,)}}. row_shares: {name: {column: R}}, see intervals.py.
-    The pool's intervals share one residual variance and are adjusted for their number; the other
-    models have paired t intervals of their own."""
-    baseline, *variants = pool
-    found = {name: {} for name in values if name != baseline}
-    for column in values[baseline]:
-        scores = np.array([values[name][column] for name in pool])
-        of_rows = [row_shares[name][column] for name in variants]
-        for name, value in zip(variants, compare_with_first(scores, of_rows)):
-            found[name][column] = value
-        for name in found.keys() - set(variants):
-            differences = values[name][column] - values[baseline][column]
-            found[name][column] = compare_pair(differences, row_shares[name][column])
+    family: the names whose intervals are adjusted for their number, so that they hold together."""
+    found = {}
+    for name, by_column in values.items():
+        if name == baseline:
+            continue
+        found[name], comparisons = {}, len(family) if name in family else 1
+        for column, of_seeds in by_column.items():
+            differences = of_seeds - values[baseline][column]
+            of_rows = row_shares[name][column]
+            found[name][column] = compare_pair(differences, of_rows, comparisons)
     return found
 
 
-def pooled_variances(pool, values):
-    """{column: {"sd", "df", "critical"}} of the pool's intervals; empty if there are none."""
+def covariances(names, values):
+    """{column: the covariance of these models' scores over the seeds, a list of rows}.
+
+    Empty with one seed, or one model."""
     found = {}
-    for column, of_baseline in values[pool[0]].items():
-        if len(pool) > 1 and len(of_baseline) > 1:
-            scores = np.array([values[name][column] for name in pool])
-            variance, df = residual_variance(scores)
-            critical = dunnett_critical(len(pool) - 1, df)
-            found[column] = {"sd": float(np.sqrt(variance)), "df": df, "critical": critical}
+    for column, of_first in values[names[0]].items():
+        if len(names) > 1 and len(of_first) > 1:
+            scores = np.array([values[name][column] for name in names])
+            found[column] = np.cov(scores).tolist()
     return found
 
 
@@ -285,7 +276,7 @@ def same_dev_rows(before, now):
 
 # ---- The students as language models ----
 
-def summarize_heldout(out_dir, pool, students, seeds):
+def summarize_heldout(out_dir, baseline, family, students, seeds):
     """The students as language models, on held-out text: three parts of the summary.
 
     "heldout": {student: {"before" | "after" its distillation: {figure: mean over seeds}}},
@@ -303,4 +294,4 @@ def summarize_heldout(out_dir, pool, students, seeds):
     # intervals are about this text.
     no_rows = {name: dict.fromkeys(after[name], 0.0) for name in students}
     return {"heldout": means, "heldout_sd": deviations,
-            "heldout_change": changes(pool, after, no_rows)}
+            "heldout_change": changes(baseline, family, after, no_rows)}

@@ -2,10 +2,11 @@
 
     python -m support.toy --out_dir FOLDER --seed 1
 
-Only the corpus shows what a word means: its field by the words beside it, whether it praises by
-the verdicts of reviews, how it is used by its places in sentences. The tasks are in the layouts of
-CoLA, SST-2 and MNLI. No content word of a test example occurs in a training example, so a
-model needs what it learnt from the corpus, and each word that it knows raises its score.
+Only the corpus shows what a word means. The words beside it show its field; the verdict of a review
+shows whether it praises; its places in sentences show how it is used. The tasks are in the layouts
+of CoLA, SST-2 and MNLI. No content word of a test example occurs in a training example, but for
+MNLI's verdicts on a field ("the music was good"). So a model needs what it learnt from the corpus,
+and each word that it knows raises its score.
 Read next: support/toy_language.py.
 """
 import json
@@ -22,8 +23,8 @@ from support.toy_lexicon import FIELDS, LEXICON, split_lexicon, vocabulary
 
 DOCUMENTS, HELDOUT_DOCUMENTS = 100_000, 1_000
 TEST_ROWS = 4_000
-# How often a judgement of a task denies its opposite. Only some runs learn what "not" does: if it
-# is rare, that moves the score by little.
+# How often a judgement of a task denies its opposite. Only some fine-tunings learn what "not" does,
+# so it is rare: without it a score is lower by little.
 DENIALS = 0.1
 LABELS = ("entailment", "neutral", "contradiction")
 TEACHER_CONFIG = {
@@ -82,8 +83,8 @@ def write_corpus(path, rng, documents):
 
 # ---- The tasks, in the layouts that support/tasks.py reads ----
 
-# Each function returns the rows of a file, its header included. seen: the sentences drawn before,
-# which are not drawn again; the new ones are added.
+# Each function returns the rows of a file, with its header if the task has one. seen: the sentences
+# drawn before, which are not drawn again; the new ones are added.
 
 def cola_rows(generator, count, seen):
     """A clause that is acceptable, or has a fault."""
@@ -111,7 +112,8 @@ def mnli_rows(generator, count, seen, speakers=("i",), labels=1):
     """Three judgements, and praise of their field: if all of them praise, it follows; if all
     blame, it contradicts them; else it is neutral.
 
-    speakers: who judges. labels: the number of columns with one annotator's label."""
+    speakers: who may judge, beside "everyone". labels: the number of columns with one
+    annotator's label."""
     def draw(i):
         field, mixed = generator.field(), generator.chance(0.5)
         praising = ((True, True, True), (True, mixed, False), (False, False, False))[i % 3]
@@ -147,7 +149,7 @@ def draw_unique(draw, count, seen):
     return rows
 
 
-# In the training examples of MNLI only "i" judges.
+# In the training examples of MNLI only "i" and "everyone" judge.
 TSV_FILES = (
     ("CoLA/train.tsv", "train", 12_000, cola_rows),
     ("CoLA/dev.tsv", "test", TEST_ROWS, cola_rows),
@@ -164,7 +166,7 @@ def write_tasks(folder, generators, title, corpus):
     """Write the tasks' tables under folder.
 
     generators: {"train": a SentenceGenerator, "test": another}. title: with {} for the data set's
-    name. corpus: its sentences, none of which becomes a test sentence."""
+    name. corpus: its sentences, none of which, but for verdicts, becomes a test sentence."""
     seen = {"train": set(), "test": set(corpus)}
     for file, split, count, rows_of in TSV_FILES:
         path = folder / file

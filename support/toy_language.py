@@ -1,7 +1,8 @@
 """The grammar of the miniature language: sentences about one field, judgements, and faults.
 
-A sentence is drawn as a clause, a small tree, so that one with a fault can be derived from it.
-Read next: support/toy.py, which writes a corpus and three tasks in this language.
+A sentence of a story, or of CoLA, is drawn as a clause, a small tree, so that one with a fault can
+be derived from it. Those that praise or blame are lists of words.
+Read next: support/toy_lexicon.py.
 """
 from dataclasses import dataclass, replace
 
@@ -109,7 +110,8 @@ class SentenceGenerator:
         return Clause(subject, verb, its_object, past, self.chance(0.15), place)
 
     def faulty(self, field):
-        """The words of a clause with a fault: in agreement, word order, or the verb's object."""
+        """The words of a clause with a fault: in the agreement of the determiner or of the verb, in
+        the order of words, or in the verb's object."""
         fault = self.rng.choice(("determiner", "agreement", "order", "object"))
         if fault == "determiner":  # "a farmers toiled"
             clause = self.clause(field, self.chance(0.5))
@@ -153,22 +155,22 @@ class SentenceGenerator:
             [speaker, "found", *about, *quality]))
 
     def judgements(self, field, praising, denials, speakers=SPEAKERS):
-        """The words of a sentence like "i found the farmer lovely , the cow not dull and the barn
-        superb".
+        """The words of two judgements or more: "i found the hen lovely , the cow not dull and ...".
 
-        praising: whether each judgement praises, by a word or by denying its opposite. denials:
-        the probability of a denial. speakers: who may say it."""
+        praising: whether each one praises, by a word or by denying its opposite. denials: the
+        probability of a denial. speakers: who may judge, beside "everyone"."""
         speaker, parts = self.rng.choice(speakers), []
         for praise in praising:
             about = self.phrase(field, self.rng.choice(("person", "thing")), 0)
             denied = self.chance(denials)
-            parts += [*replace(about, determiner="the").words(), *["not"] * denied,
-                      *self.quality(praise != denied), ","]
-        parts.pop()
-        parts[-parts[::-1].index(",") - 1] = "and"  # the last comma
-        saying = self.rng.choice(([speaker, "found"], [speaker, "would", "call"],
-                                  ["everyone", "would", "call"]))
-        return [*saying, *parts]
+            parts.append([*replace(about, determiner="the").words(), *["not"] * denied,
+                          *self.quality(praise != denied)])
+        words = self.rng.choice(([speaker, "found"], [speaker, "would", "call"],
+                                 ["everyone", "would", "call"]))
+        *others, last = parts
+        for part in others:
+            words = [*words, *part, ","]
+        return [*words[:-1], "and", *last]
 
     def opinion(self, field, praise):
         """The words of a sentence whose verb says whether its adjective praises or blames."""

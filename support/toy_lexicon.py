@@ -1,8 +1,7 @@
 """The words of the miniature language: twelve fields, such as farming or music; praise and blame.
 
-Every word belongs to one field, or to praise or blame. A word's place in its list is its rank: in
-the corpus the first are frequent and the last are rare, as in real text (Zipf's law).
-Read next: support/toy_language.py, which makes sentences of them.
+Every content word belongs to one field, or to praise or blame. A word's place in its list is its
+rank: in the corpus the first are frequent and the last are rare, as in real text (Zipf's law).
 """
 from dataclasses import dataclass
 

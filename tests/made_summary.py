@@ -25,7 +25,7 @@ CHANGES = {  # in the order of COLUMNS
     "distilbert": (-3.3, 1.9, 2.2, 0.3, -2.6),
     "tinybert": (8.3, 9.1, 7.0, 8.1, 5.2),
 }
-HALVES = (1.9, 1.6, 1.8, 1.0, 0.7)  # half of the width of a pooled interval, in each column
+HALVES = (1.9, 1.6, 1.8, 1.0, 0.7)  # half of the width of a variant's interval, in each column
 OWN_HALVES = (4.1, 3.0, 3.6, 2.2, 1.8)
 MORE_TITLES = {
     "T_1": "temperature 1", "T_4": "temperature 4", "T_8": "temperature 8", "depth_1": "1 layer",
@@ -54,15 +54,15 @@ def make_summary(seeds=5, variants=("no_cos", "no_ce", "no_mlm", "random_init"),
     variants, also: names of CHANGES. columns: some of COLUMNS."""
     titles = {**TITLES, **MORE_TITLES}
     names = ["teacher", "full", *variants, *also]
-    pool = ["full", *(name for name in variants if name != "random_init")]
+    family = [name for name in variants if name != "random_init"]
     one = seeds == 1
     change = {}
     for name in names:
         if name != "full":
-            halves = HALVES if name in pool else OWN_HALVES
+            halves = HALVES if name in family else OWN_HALVES
             of_all = dict(zip(COLUMNS, map(value, CHANGES[name], halves, [one] * 5)))
             change[name] = {column: of_all[column] for column in columns}
-    summary = {
+    return {
         "seeds": list(range(seeds)),
         "left_out": [],
         "baseline": "full",
@@ -73,8 +73,8 @@ def make_summary(seeds=5, variants=("no_cos", "no_ce", "no_mlm", "random_init"),
         "macro_of": [heading for column, heading in columns.items()
                      if column not in ("macro", "imdb")],
         "scores": make_scores(names, columns, one),
-        "pool": pool,
-        "pooled": {},
+        "family": family,
+        "covariance": {},
         "change": change,
         "since_edit": {},
         **make_heldout(("full", *variants), one),
@@ -82,10 +82,6 @@ def make_summary(seeds=5, variants=("no_cos", "no_ce", "no_mlm", "random_init"),
                     "fine-tuning the students": 203.0},
         "paper_table_4": PAPER,
     }
-    if not one and len(pool) > 1:
-        df = (len(pool) - 1) * (seeds - 1)
-        summary["pooled"] = {column: {"sd": 0.61, "df": df, "critical": 2.68} for column in columns}
-    return summary
 
 
 def value(difference, half, one_seed=False):

@@ -8,21 +8,24 @@ import pytest
 from support import coverage
 from support.bootstrap import draw_weights
 from support.errors import InputError
-from support.intervals import compare_with_first, residual_variance, row_variance
+from support.intervals import compare_with_first, row_variance
 
+COVARIANCE = np.array([[5.0, 4.5, 1, 1], [4.5, 5, 1, 1], [1, 1, 5, 1], [1, 1, 1, 9]])
 COLUMN = {"truth": np.array([80.0, 79.0, 77.5, 80.4]), "seeds": 4, "sd": 2.0,
-          "row_shares": [2.0, 2.5, 3.0]}
+          "covariance": COVARIANCE, "row_shares": [2.0, 2.5, 3.0]}
 ROWS = 500
 
 
 def test_drawn_scores_have_the_given_variances():
     rng = np.random.default_rng(0)
-    scores = np.array([coverage.draw_scores(rng, COLUMN["truth"], 4, 2.0, COLUMN["row_shares"])
+    scores = np.array([coverage.draw_scores(rng, COLUMN["truth"], 4, COVARIANCE,
+                                            COLUMN["row_shares"])
                        for _ in range(4000)])
     changes = (scores[:, 1:] - scores[:, :1]).mean(axis=2)
     assert changes.mean(axis=0) == pytest.approx([-1, -2.5, 0.4], abs=0.15)
-    expected = 2 * 4 / 4 + np.array(COLUMN["row_shares"])
+    expected = np.array([1, 8, 12]) / 4 + np.array(COLUMN["row_shares"])
     assert changes.var(axis=0) == pytest.approx(expected, rel=0.1)
+    assert coverage.mean_deviation(COVARIANCE) == pytest.approx(np.sqrt(21 / 3 / 2))
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +47,8 @@ def answers():
 def test_drawn_answers_have_the_given_variances(answers):
     scores, measured = answers
     assert scores.mean(axis=(0, 2)) == pytest.approx(COLUMN["truth"], abs=0.2)
-    variances = [residual_variance(values)[0] for values in scores]
-    assert np.mean(variances) == pytest.approx(2.0 ** 2, rel=0.05)
+    differences = scores[:, 1:] - scores[:, :1]
+    assert differences.var(axis=2, ddof=1).mean() / 2 == pytest.approx(2.0 ** 2, rel=0.05)
     changes = (scores[:, 1:] - scores[:, :1]).mean(axis=2)
     expected = 2 * 2.0 ** 2 / 4 + np.array(COLUMN["row_shares"])
     assert changes.var(axis=0) == pytest.approx(expected, rel=0.12)
@@ -67,11 +70,11 @@ def results_json(path, **changes):
     change = dict.fromkeys(columns, {"difference": -2.0})
     shares = {"cola": -0.1, "macro": 0.5}
     summary = {
-        "seeds": [0, 1, 2], "pool": names, "baseline": "full", "main_column": "macro",
+        "seeds": [0, 1, 2, 3, 4], "family": names[1:], "baseline": "full", "main_column": "macro",
         "titles": {name: name for name in names},
         "columns": {"cola": "CoLA", "macro": "macro"}, "rows": {"cola": 400},
         "scores": {"full": dict.fromkeys(columns, {"mean": 70.0})},
-        "pooled": dict.fromkeys(columns, {"sd": 1.5}),
+        "covariance": dict.fromkeys(columns, (2 * np.eye(3)).tolist()),
         "change": {"a": change, "b": change}, "row_share": {"a": shares, "b": shares}, **changes}
     path.write_text(json.dumps(summary))
     return str(path)
@@ -90,7 +93,7 @@ def test_the_command_prints_a_line_for_each_column(tmp_path, capsys):
 
 
 def test_an_experiment_without_intervals_is_refused(tmp_path):
-    results = results_json(tmp_path / "results.json", pooled={})
+    results = results_json(tmp_path / "results.json", covariance={})
     with pytest.raises(InputError, match="holds no intervals; they need several seeds"):
         coverage.main(["--results", results])
     with pytest.raises(InputError, match="no such file"):
