@@ -7,7 +7,7 @@
 #                    with a real teacher, on real text; PRESET=base fetches what is not given
 #   make report      (the same variables) only the report, of what is done
 #   make coverage    do the intervals hold the truth? simulated, from the report's variances
-#   make aa          do they find effects where none are? sixty seeds of one student: 20 minutes
+#   make aa          do they find effects where none are? sixty seeds of one student: 25 minutes
 #   make controls    is an effect found that must be there? students of fewer steps, and of a
 #                    teacher that knows nothing
 #   make stability   how much does the fine-tuning seed alone change? after make ablation
