@@ -37,7 +37,7 @@ def draw_scores(rng, truth, seeds, covariance, row_shares):
 def row_model(truth, rows, deviation, row_shares):
     """How rows become right or wrong, such that the variances are the given ones.
 
-    truth, deviation and row_shares as in draw_scores, but as shares of 1.
+    truth and row_shares as in draw_scores, deviation: s of mean_deviation, all as shares of 1.
     A row is always right, always wrong, or unsure: then a coin decides in each run. The coins make
     half of s² or less; the rest is the seed's, which biases the coins of a run. A variant decides
     some rows anew, in all seeds alike: so many that its R is the given one.

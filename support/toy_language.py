@@ -136,12 +136,16 @@ class SentenceGenerator:
         its_object = None if clause.object else self.phrase(field, "thing")
         return replace(clause, object=its_object).words()
 
+    def about(self, field, adjective=0.0):
+        """What is judged, as words: "the cow". adjective: the probability of one."""
+        phrase = self.phrase(field, self.rng.choice(("person", "thing")), adjective)
+        return replace(phrase, determiner="the").words()
+
     def claim(self, field, praise, denials):
         """The words of a sentence that praises or blames: by a word, or by denying its opposite.
 
         denials: the probability of a denial."""
-        about = self.phrase(field, self.rng.choice(("person", "thing")), 0.4)
-        about = replace(about, determiner="the").words()
+        about = self.about(field, adjective=0.4)
         speaker, denied = self.rng.choice(SPEAKERS), self.chance(denials)
         quality = self.quality(praise != denied)
         if denied:
@@ -161,10 +165,8 @@ class SentenceGenerator:
         probability of a denial. speakers: who may judge, beside "everyone"."""
         speaker, parts = self.rng.choice(speakers), []
         for praise in praising:
-            about = self.phrase(field, self.rng.choice(("person", "thing")), 0)
-            denied = self.chance(denials)
-            parts.append([*replace(about, determiner="the").words(), *["not"] * denied,
-                          *self.quality(praise != denied)])
+            about, denied = self.about(field), self.chance(denials)
+            parts.append([*about, *["not"] * denied, *self.quality(praise != denied)])
         words = self.rng.choice(([speaker, "found"], [speaker, "would", "call"],
                                  ["everyone", "would", "call"]))
         *others, last = parts
