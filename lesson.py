@@ -20,7 +20,6 @@ An editor opens it as a notebook: each `# %%` starts a cell. Read next: losses.p
 # %%
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
@@ -31,6 +30,7 @@ from model import count_parameters, make_student
 from support import toy
 from support.chunked_loss import ChunkedLoss
 from support.corpus import corpus_tokens
+from support.figures import plt
 from support.heldout import evaluate
 
 # In eval mode, without dropout. (This small teacher has none anyway; BERT has 0.1.)

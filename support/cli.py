@@ -23,7 +23,8 @@ def command_line(main, under_torchrun=False):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, interrupt)
     for stream in (sys.stdout, sys.stderr):  # file names need not be valid text
-        stream.reconfigure(errors="backslashreplace")
+        if hasattr(stream, "reconfigure"):  # not a notebook's
+            stream.reconfigure(errors="backslashreplace")
     if RANK:  # rank 0 speaks for all
         sys.stdout = open(os.devnull, "w")
     status = 2

@@ -1,5 +1,6 @@
 """Devices and their precision, torch.compile, and memory."""
 import contextlib
+import re
 import resource
 import sys
 from pathlib import Path
@@ -56,8 +57,10 @@ def compiler_works(device):
 def peak_memory():
     """The peak of this process so far, in GiB."""
     status = Path("/proc/self/status")
-    if status.exists():  # Linux, where ru_maxrss starts with the parent's peak
-        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 2 ** 20
+    # On Linux ru_maxrss starts with the parent's peak. Some sandboxes' /proc lacks this line.
+    peak = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
+    if peak:
+        return int(peak[1]) / 2 ** 20
     return peak_memory_of(resource.RUSAGE_SELF)
 
 

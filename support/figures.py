@@ -4,11 +4,11 @@ The losses are those in the students' log.jsonl. The same numbers give the same 
 """
 import io
 import json
+import os
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # before pyplot: no screen is needed
+# No screen is needed. A notebook names a backend here that exists in its own environment only.
+os.environ["MPLBACKEND"] = "agg"
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import LogLocator, NullFormatter

@@ -4,9 +4,7 @@ One line a variant, a point and its 95 % interval. Above, the main score with th
 as hollow marks, and beside it what became of the student as a language model; below, each task.
 What support/statistics.py computed is drawn, nothing else. The same numbers give the same bytes.
 """
-import matplotlib.pyplot as plt
-
-from support.figures import colour_of_each, save_figure
+from support.figures import colour_of_each, plt, save_figure
 from support.statistics import changes_of_variants
 
 LANGUAGE_MODEL = {  # figure: (title of its panel, factor)

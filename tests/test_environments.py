@@ -1,0 +1,53 @@
+"""Shells and machines that lack something: each in a process of its own."""
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+
+def python(code, **environment):
+    """Run this code from the project's folder. Returns the finished process."""
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
+                          env={**os.environ, **environment})
+
+
+@pytest.mark.parametrize("module", ["support.figures", "support.forest_plot", "lesson", "ablation"])
+def test_a_notebooks_backend_is_not_asked_for(module):
+    """A notebook's shell commands inherit a backend that only the notebook's environment has."""
+    code = (f"import {module}" if module != "lesson" else
+            "import ast, pathlib\n"  # the imports alone: the rest is a minute of work
+            "tree = ast.parse(pathlib.Path('lesson.py').read_text())\n"
+            "kinds = ast.Import, ast.ImportFrom\n"
+            "imports = [node for node in tree.body if isinstance(node, kinds)]\n"
+            "exec(compile(ast.Module(imports, []), 'lesson.py', 'exec'))")
+    run = python(code, MPLBACKEND="module://no_such_package.backend_inline")
+    assert run.returncode == 0, run.stderr
+
+
+def test_a_stream_of_a_notebook_cannot_be_reconfigured():
+    run = python("import io, runpy, sys\n"
+                 "real, sys.stdout = sys.stdout, io.StringIO()\n"
+                 "sys.argv = ['pretrain.py', '--help']\n"
+                 "try:\n    runpy.run_path('pretrain.py', run_name='__main__')\n"
+                 "finally:\n    real.write(sys.stdout.getvalue())")
+    assert run.returncode == 0, run.stderr
+    assert "--teacher" in run.stdout
+
+
+def test_proc_without_the_peak_of_memory():
+    run = python("from pathlib import Path\nfrom support.device import peak_memory\n"
+                 "Path.read_text = lambda self, *_, **__: 'VmRSS:\\t 1024 kB\\n'\n"
+                 "print(peak_memory())")
+    assert run.returncode == 0, run.stderr
+    assert 0.01 < float(run.stdout) < 100
+
+
+@pytest.mark.parametrize("module", ["fcntl", "resource"])
+def test_windows_gets_one_line(module):
+    run = python(f"import sys\nsys.modules[{module!r}] = None\nsys.argv = ['ablation.py']\n"
+                 "import runpy\nrunpy.run_path('ablation.py', run_name='__main__')")
+    assert run.returncode == 2
+    assert run.stdout == ""
+    assert run.stderr.count("\n") == 1 and "WSL" in run.stderr
