@@ -16,6 +16,7 @@ import torch
 
 from support.errors import InputError
 from support.seeds import MASKS, ORDER
+from support.wordpiece import id_count
 
 # ---- Masking ----
 
@@ -59,7 +60,7 @@ class PackedBlocks:
         self.cls = tokenizer.token_to_id("[CLS]")
         self.sep = tokenizer.token_to_id("[SEP]")
         self.mask = tokenizer.token_to_id("[MASK]")
-        self.vocab_size = tokenizer.get_vocab_size()
+        self.vocab_size = id_count(tokenizer)
 
     def rows(self, numbers):
         """The blocks with these numbers: (len(numbers), max_length) token ids, int64.

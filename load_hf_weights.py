@@ -12,6 +12,7 @@ transformers opens what save_model writes. DistilBERT folders can be read too.
 Read next: pretrain.py.
 """
 import dataclasses
+import json
 import os
 import shutil
 from pathlib import Path
@@ -19,13 +20,14 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from model import BertConfig, Classifier, MaskedLM, SpanModel
+from model import Bert, BertConfig, Classifier, MaskedLM, SpanModel
 from support import distilbert, wordpiece
 from support.cli import Parser, command_line
 from support.errors import InputError
 from support.files import read_json, write_file, write_json
 from support.hub import download_model
 from support.weight_files import (
+    DECODER_COPIES,
     check_size,
     check_weights,
     count_weights,
@@ -52,6 +54,7 @@ BERT_NAMES = {
     "bert.layers.{}.ffn_norm.*": "bert.encoder.layer.{}.output.LayerNorm.*",
 }
 HEAD_NAMES = {
+    Bert: {},
     MaskedLM: {
         "head.dense.*": "cls.predictions.transform.dense.*",
         "head.norm.*": "cls.predictions.transform.LayerNorm.*",
@@ -61,6 +64,7 @@ HEAD_NAMES = {
     SpanModel: {"head.*": "qa_outputs.*"},
 }
 ARCHITECTURES = {
+    Bert: "BertModel",
     MaskedLM: "BertForMaskedLM",
     Classifier: "BertForSequenceClassification",
     SpanModel: "BertForQuestionAnswering",
@@ -71,11 +75,11 @@ PARTS = {"pooler": "pooler.", "classifier": "head.", "qa_outputs": "head."}
 BERT_FIELDS = {field.name: field.name for field in dataclasses.fields(BertConfig)}
 REQUIRED_FIELDS = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
                    "intermediate_size")
-IMPLEMENTED = {  # fields of config.json with one implemented value
-    "hidden_act": "gelu",
-    "position_embedding_type": "absolute",
-    "is_decoder": False,
-    "add_cross_attention": False,
+IMPLEMENTED = {  # fields of config.json, and their values that are implemented
+    "hidden_act": ("gelu", "gelu_python"),
+    "position_embedding_type": ("absolute",),
+    "is_decoder": (False,),
+    "add_cross_attention": (False,),
 }
 
 
@@ -89,6 +93,7 @@ def weight_names(model, layout="bert"):
         patterns = {**distilbert.ENCODER_NAMES, **distilbert.HEAD_NAMES.get(type(model), {})}
     names = {}
     for ours, theirs in patterns.items():
+        ours = ours.removeprefix("bert.") if isinstance(model, Bert) else ours
         theirs = (theirs,) if isinstance(theirs, str) else theirs
         for layer in range(model.config.num_hidden_layers):
             for kind in ("weight", "bias"):  # harmless repetition for a name without {} or *
@@ -102,12 +107,23 @@ def fill(pattern, layer, kind):
 
 # ---- Reading ----
 
+def config_file(folder):
+    """The path of a folder's config.json. Raises InputError if it is not there."""
+    if not Path(folder).is_dir():
+        raise InputError(f"{folder}: no such folder; python load_hf_weights.py NAME --out FOLDER "
+                         "fetches a model from the hub, such as google-bert/bert-base-uncased")
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    return path
+
+
 def read_config(folder):
     """The BertConfig in a folder's config.json.
 
     Raises InputError for another architecture, and for anything that is not implemented."""
-    path = Path(folder) / "config.json"
-    raw = read_json(path)
+    path = config_file(folder)
+    raw = {key: value for key, value in read_json(path).items() if value is not None}
     layout = raw.get("model_type", "bert")
     if layout not in ("bert", "distilbert"):
         raise InputError(f"{path}: model_type is {layout!r}; only BERT ('bert') and DistilBERT "
@@ -115,12 +131,15 @@ def read_config(folder):
     is_bert = layout == "bert"
     fields = BERT_FIELDS if is_bert else distilbert.CONFIG_FIELDS
     implemented = IMPLEMENTED if is_bert else distilbert.IMPLEMENTED
-    for key, only in {**implemented, "tie_word_embeddings": True}.items():
-        if raw.get(key, only) != only:
-            raise InputError(f"{path}: {key} is {raw[key]!r}; only {only!r} is implemented")
+    for key, values in implemented.items():
+        if raw.get(key, values[0]) not in values:
+            raise InputError(f"{path}: {key} is {raw[key]!r}; only {values[0]!r} is implemented")
     missing = [fields[name] for name in REQUIRED_FIELDS if fields[name] not in raw]
     if missing:
         raise InputError(f"{path}: lacks {', '.join(missing)}")
+    if isinstance(raw.get("id2label"), dict):  # names that are numbers
+        raw["id2label"] = {key: name if isinstance(name, str) else json.dumps(name)
+                           for key, name in raw["id2label"].items()}
     try:
         config = BertConfig(**{ours: raw[key] for ours, key in fields.items() if key in raw})
     except (ValueError, TypeError) as error:
@@ -141,10 +160,7 @@ def model_files(folder, weights=True):
     """All files of a folder that a model is made from; weights=False: without its weights.
 
     Raises InputError."""
-    folder = Path(folder)
-    config = folder / "config.json"
-    if not config.is_file():
-        raise InputError(f"{config}: no such file")
+    folder, config = Path(folder), config_file(folder)
     names = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
     vocabulary = [folder / name for name in names if (folder / name).exists()]
     return [config, *vocabulary, *(weight_files(folder) if weights else [])]
@@ -153,8 +169,8 @@ def model_files(folder, weights=True):
 def load_model(folder, cls=MaskedLM, new=(), **kwargs):
     """A model of class cls with the weights of a folder: fp32, on the CPU, in eval mode.
 
-    cls: MaskedLM, Classifier or SpanModel; kwargs go to it. num_labels defaults to the number of
-    labels in config.json.
+    cls: MaskedLM, Classifier, SpanModel, or Bert, the encoder alone; kwargs go to it. num_labels
+    defaults to the number of labels in config.json.
     new: the parts that start at random: "classifier" and "qa_outputs", whether the folder has
     them or not; "pooler" where it has none. A pooler of its own is kept, as BERT's fine-tuning
     does (Devlin et al. 2018, section 4.1).
@@ -169,9 +185,11 @@ def load_model(folder, cls=MaskedLM, new=(), **kwargs):
         model = cls(config, **kwargs)
     shapes = {ours: tuple(weight.shape) for ours, weight in model.state_dict().items()}
     weights = read_weights(folder, layout)
+    if cls is MaskedLM:
+        check_decoder(folder, weights)
     if any(name.startswith("bert.pooler.") for name in weights):
         new = [part for part in new if part != "pooler"]
-    new_prefixes = () if cls is MaskedLM else tuple(PARTS[part] for part in new)
+    new_prefixes = () if cls in (Bert, MaskedLM) else tuple(PARTS[part] for part in new)
     to_load = {ours: shape for ours, shape in shapes.items() if not ours.startswith(new_prefixes)}
 
     names = weight_names(model, layout)
@@ -188,6 +206,17 @@ def load_model(folder, cls=MaskedLM, new=(), **kwargs):
             state[ours] = torch.randn(shape) * std
     model.load_state_dict(state, assign=True)
     return model.requires_grad_().eval()
+
+
+def check_decoder(folder, weights):
+    """Raises InputError if config.json speaks of a decoder of its own that is not in the files.
+
+    One that is there equals the word embeddings: read_weights has compared them."""
+    raw = read_json(config_file(folder))
+    is_tied = raw.get("tie_word_embeddings", True) and raw.get("tie_weights_", True)
+    if not is_tied and not any(copy in weights for copy in DECODER_COPIES):
+        raise InputError(f"{folder}: config.json says that its decoder is not tied to the word "
+                         "embeddings, and the files hold no decoder")
 
 
 def expected_shapes(folder, shapes, names):

@@ -19,19 +19,23 @@ from support.errors import InputError
 from support.files import atomic_write, lock_file
 from support.fingerprint import code_fingerprint, files_fingerprint
 from support.process_pool import process_pool
+from support.wordpiece import id_count
 
 GROUP = 1 << 20          # characters tokenized in one call
 LONGEST_PIECE = 1 << 16  # characters of a line; longer lines are tokenized in pieces
 PART = 1 << 25           # bytes of text in a part, the most that an interruption can cost a process
 CODE = code_fingerprint(__file__, imports=False)  # an edit of this file makes the tokens anew
-TEXT_SUFFIXES = (".txt", ".raw", ".tokens")
+TEXT_SUFFIXES = (".txt", ".raw", ".tokens", ".md")
+COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"PK\x03\x04": "zip",
+              b"\x28\xb5\x2f\xfd": "zstd"}  # the first bytes of a file
 
 
 # ---- Text files ----
 
 def text_files(paths):
-    """The given files, and the .txt, .raw and .tokens files in the given folders, sorted.
+    """The given files, and those in the given folders that end in TEXT_SUFFIXES, sorted.
 
+    Folders below them are read too, also linked ones; hidden files and folders are not.
     Raises InputError if a path does not exist, or a folder holds no such file."""
     files = []
     for path in map(Path, paths):
@@ -40,12 +44,35 @@ def text_files(paths):
         if path.is_file():
             files.append(path)
             continue
-        inside = [file for file in path.rglob("*") if file.suffix in TEXT_SUFFIXES]
-        found = sorted(file for file in inside if file.is_file())
+        found = sorted(file for file in files_below(path)
+                       if file.suffix.lower() in TEXT_SUFFIXES and file.is_file())
         if not found:
-            raise InputError(f"{path}: this folder holds no .txt, .raw or .tokens file")
+            raise InputError(f"{path}: this folder holds no {', '.join(TEXT_SUFFIXES)} file")
         files += found
     return files
+
+
+def files_below(folder):
+    """Yield the paths of all files in a folder and below that are not hidden.
+
+    A linked folder is entered, unless it was entered before: links may form a circle."""
+    entered = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if not name.startswith("."):
+                yield Path(place, name)
+
+
+def describe_files(files):
+    """How much was found: "3 files, 1,234,567 bytes"."""
+    size = sum(os.path.getsize(file) for file in files)
+    return f"{len(files):,} file{'s' * (len(files) != 1)}, {size:,} bytes"
 
 
 @contextlib.contextmanager
@@ -68,6 +95,11 @@ def open_text(path, newline=None, start=0, end=None):
 def check_lines_are_utf8(path):
     """Raises InputError with the first line of a file that is not UTF-8."""
     with open(path, "rb") as file:
+        start = file.read(8)
+        for mark, kind in COMPRESSED.items():
+            if start.startswith(mark):
+                raise InputError(f"{path}: is compressed ({kind}); unpack it first")
+        file.seek(0)
         for number, line in enumerate(file, 1):
             try:
                 line.decode("utf-8")
@@ -187,7 +219,7 @@ def groups(lines):
 
 def token_dtype(tokenizer):
     """The smallest type that holds the tokenizer's ids: uint16 or uint32."""
-    return np.dtype(np.uint16 if tokenizer.get_vocab_size() <= 1 << 16 else np.uint32)
+    return np.dtype(np.uint16 if id_count(tokenizer) <= 1 << 16 else np.uint32)
 
 
 def tokenize_all(parts, paths, tokenizer):

@@ -44,8 +44,7 @@ CONFIG_FIELDS = {  # BertConfig's name of a field -> DistilBERT's
     "pad_token_id": "pad_token_id",
 }
 LAYER_NORM_EPS = 1e-12  # a constant in DistilBERT, not a field
-# Fields with one implemented value.
-IMPLEMENTED = {"activation": "gelu", "sinusoidal_pos_embds": False, "tie_weights_": True}
+IMPLEMENTED = {"activation": ("gelu", "gelu_python")}  # fields, and their implemented values
 
 
 def check_exportable(folder, fields, config):
@@ -68,7 +67,7 @@ def exported_config(config):
     """The config.json, as a dict, of a BertConfig in DistilBERT's layout."""
     fields = {theirs: getattr(config, ours) for ours, theirs in CONFIG_FIELDS.items()}
     return {"architectures": ["DistilBertForMaskedLM"], "model_type": "distilbert",
-            **IMPLEMENTED, **fields}
+            "activation": "gelu", "sinusoidal_pos_embds": False, "tie_weights_": True, **fields}
 
 
 def exported_state(model):

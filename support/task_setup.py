@@ -2,9 +2,10 @@
 import numpy as np
 
 from data import encode
-from load_hf_weights import load_model, load_tokenizer
+from load_hf_weights import load_model, load_tokenizer, read_config
 from model import Classifier, SpanModel
 from support import squad, tasks
+from support.corpus import describe_files
 from support.errors import InputError
 from support.tasks import TASKS
 
@@ -24,6 +25,9 @@ def new_model(folder, task):
 
     The folder's own pooler is kept; a MaskedLM, such as a student, has none, and gets a new one.
     Its random numbers are torch's: seed them before. Raises InputError."""
+    if read_config(folder).type_vocab_size < 2 and (task == "squad" or len(TASKS[task].text) == 2):
+        raise InputError(f"{folder}: its config.json says type_vocab_size 1, so it cannot tell two "
+                         f"texts apart, as {TASKS[task].title} needs")
     if task == "squad":
         return load_model(folder, SpanModel, new=("qa_outputs",))
     num_labels = len(label_names(task))
@@ -40,6 +44,9 @@ def load_teacher(folder, task, tokenizer):
     in_order = [labels[key] for key in sorted(labels, key=int)]
     if task != "squad" and in_order != names:
         found = ", ".join(labels.values()) or "nameless classes"
+        if in_order == [f"LABEL_{i}" for i in range(len(names))]:
+            raise InputError(f"--teacher {folder}: its labels have no names ({found}); name them "
+                             f"in its config.json, under id2label: {', '.join(names)}")
         raise InputError(f"--teacher {folder}: its labels are {found}, not {', '.join(names)}")
     if load_tokenizer(folder).get_vocab() != tokenizer.get_vocab():
         raise InputError(f"--teacher {folder}: its vocabulary differs from the model's")
@@ -56,6 +63,8 @@ def load_data(args):
         train_set = [train_set[i] for i in order[:cut]]
     else:
         dev_sets = reader(args.task).read_dev(args.task, args.data_dir)
+    files = tasks.task_files(args.task, args.data_dir, train_only=args.tune)
+    print(f"{args.data_dir}, {args.task}: {describe_files(files)}", flush=True)
     if args.train_rows:
         order = np.random.default_rng(1).permutation(len(train_set))
         train_set = [train_set[i] for i in order[:args.train_rows]]

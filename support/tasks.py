@@ -5,6 +5,7 @@ GLUE's tables and aclImdb's folders of reviews into Examples; squad.py reads SQu
 Read next: data.py, which turns Examples into batches.
 """
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,7 +147,8 @@ def read_test(task, data_dir):
 def read_tsv(path, task):
     """The Examples of one of GLUE's labelled files. task: a Task. Raises InputError."""
     examples = []
-    for number, (*texts, label) in read_columns(path, (*task.text, task.label)):
+    rows = read_columns(path, (*task.text, task.label), leave_out=True)
+    for number, (*texts, label) in rows:
         label = parse_label(label, task, f"{path}: line {number}")
         examples.append(make_example(texts, label))
     return examples
@@ -179,33 +181,52 @@ def parse_score(text):
     return score
 
 
-def read_columns(path, columns):
+def read_columns(path, columns, leave_out=False):
     """Some columns of a table: a list of (line number, list of texts), one per row.
 
     Tabs separate columns; quotes have no meaning. Each column is given by its name in the header,
-    or by its number. The file has no header if all are given by number. Raises InputError."""
+    or by its number. The file has no header if all are given by number; then the last column asked
+    for is the row's last.
+    leave_out: whether a few rows with too many columns or too few may be left out: one in 1,000.
+    Raises InputError."""
     rows = list(enumerate(split_rows(path), 1))
     if any(isinstance(column, str) for column in columns):
         header = rows[0][1] if rows else []
         rows = rows[1:]
         columns = [column_number(column, header, path) for column in columns]
-    found = []
-    for number, row in rows:
-        if len(row) <= max(columns):
-            needed = max(columns) + 1
-            raise InputError(f"{path}: line {number} has {len(row)} columns; {needed} are needed")
-        found.append((number, [row[column] for column in columns]))
+        width = len(header)
+    else:
+        width = max(columns) + 1
+    odd = [(number, len(row)) for number, row in rows if len(row) != width]
+    if odd:
+        report_odd_rows(path, odd, width, len(rows), leave_out)
+    found = [(number, [row[column] for column in columns]) for number, row in rows
+             if len(row) == width]
     if not found:
         raise InputError(f"{path}: no rows in it")
     return found
+
+
+def report_odd_rows(path, odd, width, count, leave_out):
+    """Say which rows are left out, as in old archives of QQP; raise InputError if it is too many.
+
+    odd: [(line number, its columns)] of a table of `count` rows."""
+    number, columns = odd[0]
+    if not leave_out or len(odd) * 1000 > count:
+        raise InputError(f"{path}: line {number} has {columns} columns; {width} are needed "
+                         f"({len(odd)} of {count} rows have another number)")
+    lines = ", ".join(str(number) for number, _ in odd[:20])
+    more = f" and {len(odd) - 20} more" if len(odd) > 20 else ""
+    print(f"{path}: {len(odd)} of {count} rows left out, which do not have {width} columns: "
+          f"lines {lines}{more}", file=sys.stderr)
 
 
 def split_rows(path):
     """All cells of a table: a list of rows, each a list of texts. Raises InputError."""
     with open_text(path, newline="") as file:  # texts may hold \r and other line separators
         lines = file.read().split("\n")
-    if lines[-1] in ("", "\r"):
-        lines.pop()  # what follows the last line end
+    while lines and lines[-1] in ("", "\r"):
+        lines.pop()  # what follows the last line end, and empty lines there
     return [line.removesuffix("\r").split("\t") for line in lines]
 
 
@@ -226,7 +247,8 @@ def review_files(folder):
     Raises InputError."""
     files = []
     for name in TASKS["imdb"].labels:
-        found = sorted((folder / name).glob("*.txt"))
+        found = sorted(file for file in (folder / name).glob("*.txt")
+                       if not file.name.startswith("."))  # macOS adds a ._name.txt for each file
         if not found:
             raise InputError(f"{folder / name}: no .txt file there")
         files += found

@@ -21,6 +21,8 @@ SINGLE_FILES_AND_INDEXES = (
     "pytorch_model.bin.index.json",
 )
 MAX_LAYERS = 1000
+LFS_POINTER = b"version https://git-lfs"
+WRAPPERS = {"module.": "DistributedDataParallel", "_orig_mod.": "torch.compile"}
 # The decoder's weight is the word embeddings and it has one bias. A checkpoint may repeat them.
 DECODER_COPIES = {
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
@@ -85,6 +87,10 @@ def read_weight_file(path):
     """{name: tensor} of a .safetensors or .bin file. Raises InputError."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; this shard is missing")
+    with open(path, "rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise InputError(f"{path}: is a pointer of git LFS, not the weights; fetch them with "
+                             "git lfs pull")
     weights = read_safetensors(path) if path.suffix == ".safetensors" else read_torch_file(path)
     if not isinstance(weights, dict) or not all(
             isinstance(name, str) and is_stored_in_full(value) for name, value in weights.items()):
@@ -175,6 +181,10 @@ def check_weights(folder, weights, expected, layout, architecture):
 
     weights: {name: tensor} of the folder; expected: {name: shape}, what the model is made from."""
     missing = [name for name in expected if name not in weights]
+    for prefix, wrapper in WRAPPERS.items():
+        if missing and all(name.startswith(prefix) for name in weights):
+            raise InputError(f"{folder}: every weight's name begins with {prefix!r}: it was saved "
+                             f"from within {wrapper}; save the model inside, or cut the prefix off")
     if missing:
         raise InputError(f"{folder}: lacks {', '.join(missing)}, which {architecture} needs")
     wrong = [f"{name} is {tuple(weights[name].shape)}, not {shape}"

@@ -10,7 +10,6 @@ from support.errors import InputError
 from support.files import read_json, write_file, write_json
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-PADDED_TO = (1, 8, 64, 128)  # some models round their vocab_size up to a multiple of one of these
 
 
 def tokenizer_from_json(path):
@@ -44,10 +43,10 @@ def read_vocab(folder):
     if not path.exists():
         raise InputError(f"{folder}: holds neither tokenizer.json nor vocab.txt")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # without a byte-order mark
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    lines = text.removesuffix("\n").split("\n")
+    lines = text.rstrip("\n").split("\n")
     return {token: number for number, token in enumerate(lines)}
 
 
@@ -76,21 +75,27 @@ def check_tokenizer(folder, tokenizer):
 
 
 def check_vocab_size(folder, tokenizer, vocab_size):
-    """Raises InputError unless the vocabulary fits the vocab_size of config.json."""
-    entries = max(tokenizer.get_vocab().values()) + 1
-    rounded_up = [-(-entries // multiple) * multiple for multiple in PADDED_TO]
-    if vocab_size not in rounded_up:
-        raise InputError(f"{folder}: the vocabulary has {entries} entries, "
-                         f"config.json says {vocab_size}")
+    """Raises InputError if the vocab_size of config.json is too small for the vocabulary.
+
+    It may be larger: many models have rows to spare, for a round number or for later tokens."""
+    if vocab_size < id_count(tokenizer):
+        raise InputError(f"{folder}: the ids of the vocabulary go up to {id_count(tokenizer) - 1}, "
+                         f"but config.json has a vocab_size of {vocab_size}")
+
+
+def id_count(tokenizer):
+    """The largest id + 1. Two lines of a vocab.txt may hold the same token, which has one id."""
+    return max(tokenizer.get_vocab().values()) + 1
 
 
 def write_tokenizer(tokenizer, folder, tokenizer_class, max_length):
     """Write vocab.txt, tokenizer.json and tokenizer_config.json.
 
     tokenizer_class: the class that transformers makes of them, such as "BertTokenizer"."""
-    vocab = tokenizer.get_vocab()
-    in_order = sorted(vocab, key=vocab.get)
-    write_file(folder / "vocab.txt", "".join(f"{token}\n" for token in in_order))
+    token_of = {number: token for token, number in tokenizer.get_vocab().items()}
+    # A token's id is its line, so an id without a token keeps its line.
+    lines = [token_of.get(i, f"[no token {i}]") for i in range(id_count(tokenizer))]
+    write_file(folder / "vocab.txt", "".join(f"{token}\n" for token in lines))
     write_file(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
     normalizer = json.loads(tokenizer.to_str())["normalizer"] or {}
     special = {f"{token.strip('[]').lower()}_token": token for token in SPECIAL_TOKENS}

@@ -2,6 +2,9 @@
 
 The small texts are written as bytes; `tokens_of` gives their tokens as words.
 """
+import bz2
+import gzip
+import lzma
 import os
 import random
 import shutil
@@ -19,7 +22,14 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from support import corpus
-from support.corpus import corpus_tokens, parts_of, starts_document, tokenize
+from support.corpus import (
+    corpus_tokens,
+    describe_files,
+    parts_of,
+    starts_document,
+    text_files,
+    tokenize,
+)
 from support.errors import InputError
 
 
@@ -119,6 +129,33 @@ def test_a_corpus_without_usable_text_is_refused(tokens_of, tokenizer, tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="empty: this folder holds no .txt"):
         corpus_tokens([tmp_path / "empty"], tokenizer, tmp_path)
+
+
+def test_what_a_folder_is_read_for(tmp_path):
+    """Upper-case endings and linked folders are read; hidden files are not, and circles end."""
+    corpus, elsewhere = tmp_path / "corpus", tmp_path / "elsewhere"
+    for name in ("a.txt", "B.TXT", "c.md", "d.raw", "deep/e.Tokens", ".hidden.txt", "._a.txt",
+                 ".ipynb_checkpoints/a.txt", "notes.pdf"):
+        (corpus / name).parent.mkdir(parents=True, exist_ok=True)
+        (corpus / name).write_text("good\n")
+    elsewhere.mkdir()
+    (elsewhere / "f.txt").write_text("bad\n")
+    (corpus / "linked").symlink_to(elsewhere)
+    (elsewhere / "circle").symlink_to(corpus)
+    files = text_files([corpus])
+    assert [str(file.relative_to(corpus)) for file in files] == [
+        "B.TXT", "a.txt", "c.md", "d.raw", "deep/e.Tokens", "linked/f.txt"]
+    assert describe_files(files) == "6 files, 29 bytes"
+    assert describe_files(files[:1]) == "1 file, 5 bytes"
+
+
+@pytest.mark.parametrize("kind, compress", [
+    ("gzip", gzip.compress), ("bzip2", bz2.compress), ("xz", lzma.compress)])
+def test_a_compressed_corpus_is_called_one(tmp_path, tokenizer, kind, compress):
+    file = tmp_path / "corpus.txt.gz"
+    file.write_bytes(compress("good café\n".encode() * 100))
+    with pytest.raises(InputError, match=f"corpus.txt.gz: is compressed .{kind}.; unpack it first"):
+        corpus_tokens([file], tokenizer, tmp_path / "cache")
 
 
 # ---- Parts ----

@@ -243,11 +243,44 @@ MRPC = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
     ("mrpc", "", "line 1 has no column"),
     ("cola", "x\tyes\t\ta\n", "line 1 has the label 'yes'"),
     ("cola", "x\t1\t\ta\n\nx\t1\t\tb\n", "line 2 has 1 columns"),
+    ("cola", "x\t1\t\ta\tb\n", "line 1 has 5 columns; 4 are needed"),
+    ("mrpc", MRPC + 997 * "1\t2\t3\ta\tb\n" + 2 * "1\t2\t3\ta\n",
+     r"line 999 has 4 columns; 5 are needed .2 of 999 rows have another number"),
 ])
 def test_a_malformed_table_is_refused_with_the_line(tmp_path, task, text, message):
     (tmp_path / "train.tsv").write_text(text)
     with pytest.raises(InputError, match=f"train.tsv: {message}"):
         read_tsv(tmp_path / "train.tsv", TASKS[task])
+
+
+QQP = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
+
+
+def test_a_row_broken_over_two_lines_is_left_out_and_named(tmp_path, capsys):
+    """As older archives of QQP have them."""
+    rows = [f"{i}\t1\t2\ta{i}\tb{i}\t{i % 2}" for i in range(2500)]
+    rows[1000] = "1000\t1\t2\ta question that\ngoes on\tb1000\t0"
+    (tmp_path / "train.tsv").write_text(QQP + "\n".join(rows) + "\n")
+    examples = read_tsv(tmp_path / "train.tsv", TASKS["qqp"])
+    assert [example.text_a for example in examples] == [f"a{i}" for i in range(2500) if i != 1000]
+    assert capsys.readouterr().err == (
+        f"{tmp_path}/train.tsv: 2 of 2501 rows left out, which do not have 6 columns: lines 1002, "
+        "1003\n")
+
+
+@pytest.mark.parametrize("end", ["\n", "\n\n", "\r\n\r\n\r\n", ""])
+def test_empty_lines_at_the_end_of_a_table_are_no_rows(tmp_path, end):
+    (tmp_path / "train.tsv").write_bytes((MRPC + "1\t2\t3\ta\tb" + end).encode())
+    assert len(read_tsv(tmp_path / "train.tsv", TASKS["mrpc"])) == 1
+
+
+def test_hidden_reviews_are_no_reviews(world, tmp_path):
+    """An archive that was made on a Mac has a ._name.txt for each file."""
+    shutil.copytree(world / "data" / "aclImdb", tmp_path / "aclImdb")
+    expected = read_train("imdb", tmp_path)
+    hidden = tmp_path / "aclImdb" / "train" / "pos" / "._0_9.txt"
+    hidden.write_bytes(b"\0\5\x16\7 Mac OS X")
+    assert read_train("imdb", tmp_path) == expected
 
 
 def test_missing_and_unreadable_files_are_named(world, tmp_path):

@@ -239,12 +239,12 @@ NOT_IMPLEMENTED = [
     ({"model_type": "distilbert"}, "lacks dim, n_layers, n_heads, hidden_dim"),
     ({"hidden_act": "relu"}, "hidden_act is 'relu'; only 'gelu'"),
     ({"position_embedding_type": "relative_key"}, "position_embedding_type"),
-    ({"tie_word_embeddings": False}, "tie_word_embeddings is False"),
+    ({"tie_word_embeddings": False}, "decoder is not tied to the word embeddings"),
     ({"num_attention_heads": 5}, "hidden_size 32 is not divisible by num_attention_heads 5"),
     ({"hidden_dropout_prob": "x"}, "hidden_dropout_prob must be a number from 0 to 1, not 'x'"),
     ({"attention_probs_dropout_prob": 1.5}, "attention_probs_dropout_prob must be"),
     ({"id2label": 5}, "id2label must map class numbers to names"),
-    ({"pad_token_id": None}, "pad_token_id must be"),
+    ({"pad_token_id": "x"}, "pad_token_id must be"),
     ({"num_hidden_layers": "four"},
      "num_hidden_layers must be a positive whole number, not 'four'"),
     ({"intermediate_size": True}, "intermediate_size must be a positive whole number, not True"),
@@ -269,8 +269,11 @@ def test_a_file_that_is_no_config_is_an_error(tmp_path, text, message):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(InputError, match=message):
         read_config(tmp_path)
-    with pytest.raises(InputError, match="config.json: no such file"):
+    with pytest.raises(InputError, match="absent: no such folder"):
         read_config(tmp_path / "absent")
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(InputError, match="config.json: no such file"):
+        read_config(tmp_path)
 
 
 # ---- Writing, for transformers ----
@@ -359,7 +362,7 @@ def test_a_vocabulary_that_does_not_fit_is_an_error(world, tmp_path):
         load_tokenizer(tmp_path)
     vocab = (world / "teacher" / "vocab.txt").read_text()
     (tmp_path / "vocab.txt").write_text(vocab + "onemore\n")
-    with pytest.raises(InputError, match="config.json says"):
+    with pytest.raises(InputError, match="but config.json has a vocab_size of"):
         load_tokenizer(tmp_path)
     (tmp_path / "vocab.txt").write_text(vocab.replace("[MASK]", "mask"))
     with pytest.raises(InputError, match=r"lacks \[MASK\]"):

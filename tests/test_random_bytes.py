@@ -89,7 +89,9 @@ def test_a_table_of_random_bytes_is_refused_or_has_an_example_per_line(
     file.write_bytes(content)
     examples = read_or_refuse(lambda: read_tsv(file, TASKS[task]))
     if examples is not None:
-        lines = content.decode("utf-8-sig").removesuffix("\n").split("\n")
+        lines = content.decode("utf-8-sig").split("\n")
+        while lines and lines[-1] in ("", "\r"):
+            lines.pop()
         header_lines = 0 if task == "cola" else 1
         assert len(examples) == len(lines) - header_lines
 
