@@ -25,17 +25,32 @@ PRESET ?= toy
 SEEDS ?= 5
 FIRST_SEED ?= 0
 TASKS ?= cola,sst2,mnli
-RUN ?= runs/$(PRESET)
 # glibc returns tensors of a few MB to the system and asks for them again at every step, unless it
 # is told to keep them.
 export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 export MALLOC_TRIM_THRESHOLD_ ?= 17179869184
 
+# A notebook's shell names a backend that only the notebook's own environment has.
+unexport MPLBACKEND
+
+# Paths and texts go through the environment as they were typed: a space, a quote or a dollar in
+# them means nothing to make or to the shell. Not every shell expands the ~ of TEACHER=~/x.
+path = $(patsubst ~/%,$(HOME)/%,$(value $(1)))
+export TYPED_TEACHER := $(call path,TEACHER)
+export TYPED_CORPUS := $(call path,CORPUS)
+export TYPED_HELDOUT := $(call path,HELDOUT)
+export TYPED_DATA := $(call path,DATA)
+export TYPED_RUN := $(or $(call path,RUN),runs/$(PRESET))
+export TYPED_TEXT := $(value TEXT)
+export TYPED_TEXT_B := $(value TEXT_B)
+teacher = $(if $(TYPED_TEACHER),--teacher "$$TYPED_TEACHER")
+corpus = $(if $(TYPED_CORPUS),--corpus "$$TYPED_CORPUS")
+data = $(if $(TYPED_DATA),--data_dir "$$TYPED_DATA")
+
 python = .venv/bin/python
 ablation = $(python) ablation.py --preset $(PRESET) --seeds $(SEEDS) --first_seed $(FIRST_SEED) \
-	--tasks $(TASKS) \
-	$(if $(TEACHER),--teacher "$(TEACHER)") $(if $(CORPUS),--corpus $(CORPUS)) \
-	$(if $(HELDOUT),--heldout $(HELDOUT)) $(if $(DATA),--data_dir "$(DATA)") $(ARGS)
+	--tasks $(TASKS) $(teacher) $(corpus) \
+	$(if $(TYPED_HELDOUT),--heldout "$$TYPED_HELDOUT") $(data) $(ARGS)
 pytest = OMP_NUM_THREADS=1 $(python) -m pytest -n auto --maxprocesses 4
 
 .PHONY: lesson ablation report coverage aa controls stability check lint test demo bench download \
@@ -52,7 +67,7 @@ report: .venv/ready
 
 # One thread: its matrices are small.
 coverage: .venv/ready
-	OMP_NUM_THREADS=1 $(python) -m support.coverage --results $(RUN)/results.json $(ARGS)
+	OMP_NUM_THREADS=1 $(python) -m support.coverage --results "$$TYPED_RUN/results.json" $(ARGS)
 
 aa: .venv/ready
 	$(python) -m support.aa_test --seeds $(SEEDS) $(ARGS)
@@ -76,15 +91,15 @@ test: lint
 	$(pytest) tests $(ARGS)
 
 demo: .venv/ready
-	@$(python) -m support.demo "$(TEXT)" --run "$(RUN)" $(if $(TASK),--task $(TASK)) \
-		$(if $(TEXT_B),--text_b "$(TEXT_B)") $(ARGS)
+	@$(python) -m support.demo "$$TYPED_TEXT" --run "$$TYPED_RUN" $(if $(TASK),--task $(TASK)) \
+		$(if $(TYPED_TEXT_B),--text_b "$$TYPED_TEXT_B") $(ARGS)
 
 bench: .venv/ready
-	$(python) -m support.bench $(if $(TEACHER),--config "$(TEACHER)") \
-		$(if $(CORPUS),--corpus $(CORPUS)) $(if $(DATA),--data_dir "$(DATA)") $(ARGS)
+	$(python) -m support.bench $(if $(TYPED_TEACHER),--config "$$TYPED_TEACHER") \
+		$(corpus) $(data) $(ARGS)
 
 download: .venv/ready
-	$(python) -m support.download $(NAMES) --data_dir "$(DATA)" $(ARGS)
+	$(python) -m support.download $(NAMES) --data_dir "$$TYPED_DATA" $(ARGS)
 
 toy-teacher: .venv/ready
 	$(python) -m support.toy --out_dir runs/toy/world --seed 1 --overwrite

@@ -28,6 +28,7 @@ from support.cli import (
     one_of,
     shell_words,
 )
+from support.corpus import describe_files, text_files
 from support.device import peak_memory, resolve_device
 from support.errors import InputError
 from support.experiment_inputs import fetch, validate
@@ -140,7 +141,8 @@ def run_experiment(args):
     models = 1 + len(args.variants) + len(args.also)
     print(f"{len(args.variants)} students to distil from {args.teacher}, {models} models to "
           f"fine-tune on {', '.join(args.tasks)}, with {describe_seeds(args.seeds)}: {len(steps)} "
-          f"runs, of which {len(to_run)} are to do. Results: {args.out_dir}", flush=True)
+          f"runs, of which {len(to_run)} are to do. Text: "
+          f"{describe_files(text_files(args.corpus))}. Results: {args.out_dir}", flush=True)
     if len(args.seeds) == 1:
         print("A smoke test: one seed gives no intervals, and nothing can be concluded from it.",
               flush=True)

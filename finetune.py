@@ -23,6 +23,7 @@ from losses import distillation_loss
 from model import Classifier
 from support import squad, tasks
 from support.cli import Parser, add_common_arguments, command_line, in_range, one_of, resolve
+from support.corpus import describe_files
 from support.device import autocast
 from support.distributed import (
     RANK,
@@ -309,6 +310,8 @@ def fine_tune(args, depends_on):
     """Fine-tune, resuming if a checkpoint exists. Returns the run's record."""
     with open_run(args, depends_on) as run:
         train_set, dev_sets = load_data(args)
+        files = tasks.task_files(args.task, args.data_dir, train_only=args.tune)
+        print(f"{args.data_dir}, {args.task}: {describe_files(files)}", flush=True)
         seed_torch(NEW_WEIGHTS, args.seed)
         model = new_model(args.model, args.task).to(args.device)
         tokenizer = load_tokenizer(args.model)

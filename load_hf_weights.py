@@ -161,7 +161,8 @@ def model_files(folder, weights=True):
 
     Raises InputError."""
     folder, config = Path(folder), config_file(folder)
-    names = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
+    names = ("tokenizer.json", "vocab.txt", "tokenizer_config.json", "added_tokens.json",
+             "special_tokens_map.json")
     vocabulary = [folder / name for name in names if (folder / name).exists()]
     return [config, *vocabulary, *(weight_files(folder) if weights else [])]
 
@@ -243,14 +244,11 @@ def joined_parts(folder, weights, names, shape):
 
 
 def load_tokenizer(folder):
-    """The tokenizers.Tokenizer in tokenizer.json, or else the one that vocab.txt gives.
+    """The tokenizers.Tokenizer of a folder, with the ids that transformers' AutoTokenizer gives.
 
     Truncation and padding are off. Raises InputError."""
     folder = Path(folder)
-    if (folder / "tokenizer.json").exists():
-        tokenizer = wordpiece.tokenizer_from_json(folder / "tokenizer.json")
-    else:
-        tokenizer = wordpiece.tokenizer_from_vocab(folder)
+    tokenizer = wordpiece.read_tokenizer(folder)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     wordpiece.check_tokenizer(folder, tokenizer)

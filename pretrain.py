@@ -19,7 +19,7 @@ from losses import LOSSES, WEIGHTS
 from model import LAYER_CHOICES, MaskedLM, count_parameters, make_student
 from support.chunked_loss import ChunkedLoss, arguments_of, compiling_pays, micro_batches
 from support.cli import Parser, add_common_arguments, command_line, in_range, resolve
-from support.corpus import corpus_tokens, describe_files, text_files
+from support.corpus import corpus_tokens, describe_corpus, text_files
 from support.device import compiler_works
 from support.distributed import RANK, WORLD_SIZE, broadcast, process_group, wrap_ddp
 from support.errors import InputError
@@ -92,7 +92,6 @@ def load_models(args):
 
 def load_blocks(args, tokenizer):
     """(training blocks, held-out blocks), PackedBlocks. Raises InputError."""
-    print(f"{' '.join(args.corpus)}: {describe_files(text_files(args.corpus))}", flush=True)
     tokens = corpus_tokens(args.corpus, tokenizer, args.cache_dir)
     blocks = PackedBlocks(tokens, tokenizer, args.max_length)
     if args.heldout:
@@ -264,6 +263,7 @@ def distil(args, depends_on):
     with open_run(args, depends_on) as run:
         student, teacher, tokenizer = load_models(args)
         blocks, heldout = load_blocks(args, tokenizer)
+        describe_corpus(args.corpus, blocks.tokens, tokenizer)
         if "heldout_before" not in run.record:  # a resumed run knows it
             run.record["heldout_before"] = evaluate(student, teacher, heldout, args.precision)
             run.log.write(step=0, heldout=run.record["heldout_before"])

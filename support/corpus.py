@@ -10,11 +10,12 @@ import hashlib
 import io
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 
-from support.distributed import progress_bar
+from support.distributed import RANK, progress_bar
 from support.errors import InputError
 from support.files import atomic_write, lock_file
 from support.fingerprint import code_fingerprint, files_fingerprint
@@ -280,6 +281,19 @@ def corpus_tokens(paths, tokenizer, cache_dir):
     if path.stat().st_size == 0:
         raise InputError(f"{', '.join(map(str, paths))}: no text in it")
     return np.memmap(path, dtype=dtype, mode="r")
+
+
+def describe_corpus(paths, tokens, tokenizer):
+    """Print how much text was read, and which share of its words the vocabulary does not know.
+
+    The share is that of the first ten million tokens; above a twentieth, a warning says so."""
+    unknown = (tokens[:10_000_000] == tokenizer.token_to_id("[UNK]")).mean()
+    names = " ".join(map(str, paths))
+    print(f"{names}: {describe_files(text_files(paths))}, {len(tokens):,} tokens, "
+          f"{100 * unknown:.2g} % of them [UNK]", flush=True)
+    if unknown > 0.05 and RANK == 0:
+        print(f"warning: {100 * unknown:.0f} % of the tokens of {names} are [UNK], words that the "
+              "vocabulary does not have; is it for another language?", file=sys.stderr)
 
 
 def find_array(cache, digest, dtype):

@@ -4,7 +4,7 @@ from pathlib import Path
 from load_hf_weights import fetch_model, load_model, load_tokenizer, read_config
 from model import chosen_layers
 from support import download, task_setup
-from support.corpus import describe_files, text_files
+from support.corpus import text_files
 from support.errors import InputError
 
 
@@ -44,8 +44,7 @@ def validate(args, commands):
         task_setup.new_model(folder, args.tasks[0])
         load_tokenizer(folder)
     load_model(args.teacher)
-    files = text_files(args.corpus + (args.heldout or []))
-    print(f"Text: {describe_files(files)}", flush=True)
+    text_files(args.corpus + (args.heldout or []))
     for task in args.tasks:
         reader = task_setup.reader(task)
         reader.read_train(task, args.data_dir)

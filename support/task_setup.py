@@ -5,7 +5,6 @@ from data import encode
 from load_hf_weights import load_model, load_tokenizer, read_config
 from model import Classifier, SpanModel
 from support import squad, tasks
-from support.corpus import describe_files
 from support.errors import InputError
 from support.tasks import TASKS
 
@@ -63,8 +62,6 @@ def load_data(args):
         train_set = [train_set[i] for i in order[:cut]]
     else:
         dev_sets = reader(args.task).read_dev(args.task, args.data_dir)
-    files = tasks.task_files(args.task, args.data_dir, train_only=args.tune)
-    print(f"{args.data_dir}, {args.task}: {describe_files(files)}", flush=True)
     if args.train_rows:
         order = np.random.default_rng(1).permutation(len(train_set))
         train_set = [train_set[i] for i in order[:args.train_rows]]

@@ -200,8 +200,10 @@ def read_columns(path, columns, leave_out=False):
     odd = [(number, len(row)) for number, row in rows if len(row) != width]
     if odd:
         report_odd_rows(path, odd, width, len(rows), leave_out)
-    found = [(number, [row[column] for column in columns]) for number, row in rows
-             if len(row) == width]
+    found = []
+    for number, row in rows:
+        if len(row) == width:
+            found.append((number, [row[column] for column in columns]))
     if not found:
         raise InputError(f"{path}: no rows in it")
     return found

@@ -1,15 +1,58 @@
-"""BERT's WordPiece tokenizer: built from vocab.txt, checked, and written for transformers.
+"""BERT's WordPiece tokenizer: read from a folder as transformers reads it, checked, and written.
 
-load_hf_weights.py decides which file of a folder is read.
+transformers makes BERT's tokenizer from the vocabulary and the settings of tokenizer_config.json.
+It takes what else tokenizer.json says only if the folder asks for PreTrainedTokenizerFast.
+What we do not implement is refused by its name.
 """
 import json
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 
 from support.errors import InputError
 from support.files import read_json, write_file, write_json
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+BERT_CLASSES = ("BertTokenizer", "BertTokenizerFast", "DistilBertTokenizer",
+                "DistilBertTokenizerFast")
+# Classes that take tokenizer.json as it is: today's name, and the one that all versions know.
+AS_IT_IS = ("TokenizersBackend", "PreTrainedTokenizerFast")
+
+
+# ---- Reading ----
+
+def read_tokenizer(folder):
+    """The Tokenizer of a folder, with the ids that transformers' AutoTokenizer gives.
+
+    Raises InputError, also for another class of tokenizer."""
+    path = folder / "tokenizer_config.json"
+    settings, json_file = optional_json(path), folder / "tokenizer.json"
+    its_class = (settings.get("tokenizer_class")
+                 or optional_json(folder / "config.json").get("tokenizer_class")
+                 or BERT_CLASSES[0])
+    whole = tokenizer_from_json(json_file) if json_file.exists() else None
+    if its_class in AS_IT_IS and whole is not None:
+        tokenizer = whole
+    elif its_class in BERT_CLASSES:
+        vocab = read_vocab(folder) if whole is None else vocab_of(json_file, whole)
+        tokenizer = bert_tokenizer(vocab, read_normalizer(path, settings))
+    else:
+        raise InputError(f"{folder}: its tokenizer is a {its_class}; only BERT's is implemented, "
+                         f"or {AS_IT_IS[1]} with a tokenizer.json")
+    check_settings(path, settings)
+    add_later_tokens(folder, tokenizer, whole, settings)
+    return tokenizer
+
+
+def optional_json(path):
+    return read_json(path) if path.exists() else {}
 
 
 def tokenizer_from_json(path):
@@ -20,14 +63,26 @@ def tokenizer_from_json(path):
         raise InputError(f"{path}: cannot be read ({error})") from None
 
 
-def tokenizer_from_vocab(folder):
-    """BERT's Tokenizer from a folder's vocab.txt, which has one token a line. Raises InputError.
+def vocab_of(path, tokenizer):
+    """{token: its id} of a tokenizer.json that is BERT's. Raises InputError for another kind.
 
-    Text is lower-cased unless the folder's tokenizer_config.json says otherwise."""
-    vocab = read_vocab(folder)
+    Versions of transformers differ in what they make of that, but for BERT's two settings."""
+    kinds = {"model": (tokenizer.model, models.WordPiece),
+             "normalizer": (tokenizer.normalizer, normalizers.BertNormalizer),
+             "pre_tokenizer": (tokenizer.pre_tokenizer, pre_tokenizers.BertPreTokenizer)}
+    for part, (value, kind) in kinds.items():
+        if not isinstance(value, kind):
+            raise InputError(f"{path}: its {part} is {type(value).__name__}, not {kind.__name__}, "
+                             f"but tokenizer_config.json asks for a {BERT_CLASSES[0]}; if it is to "
+                             f"be read as it is, the tokenizer_class is {AS_IT_IS[1]}")
+    return tokenizer.get_vocab(with_added_tokens=False)
+
+
+def bert_tokenizer(vocab, normalizer):
+    """BERT's Tokenizer for {token: its id}."""
     tokenizer = Tokenizer(
         models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=100))
-    tokenizer.normalizer = read_normalizer(folder / "tokenizer_config.json")
+    tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     tokenizer.add_special_tokens([token for token in SPECIAL_TOKENS if token in vocab])
@@ -38,7 +93,7 @@ def tokenizer_from_vocab(folder):
 
 
 def read_vocab(folder):
-    """{token: its number} from vocab.txt: the number is that of the line, from 0."""
+    """{token: its id} from vocab.txt: the id is the number of the line, from 0."""
     path = folder / "vocab.txt"
     if not path.exists():
         raise InputError(f"{folder}: holds neither tokenizer.json nor vocab.txt")
@@ -50,9 +105,10 @@ def read_vocab(folder):
     return {token: number for number, token in enumerate(lines)}
 
 
-def read_normalizer(path):
-    """BERT's normalizer with the settings of a tokenizer_config.json, if that file exists."""
-    settings = read_json(path) if path.exists() else {}
+def read_normalizer(path, settings):
+    """BERT's normalizer with the settings of a tokenizer_config.json.
+
+    Text is lower-cased unless they say otherwise, whatever tokenizer.json says."""
     try:
         return normalizers.BertNormalizer(
             lowercase=settings.get("do_lower_case", True),
@@ -61,6 +117,46 @@ def read_normalizer(path):
     except TypeError:
         raise InputError(f"{path}: do_lower_case, strip_accents and tokenize_chinese_chars must be "
                          "true or false") from None
+
+
+def check_settings(path, settings):
+    """Raises InputError for a setting that we do not implement."""
+    if settings.get("do_basic_tokenize", True) is not True:
+        raise InputError(f"{path}: do_basic_tokenize is {settings['do_basic_tokenize']!r}; only "
+                         "True is implemented")
+    for token in SPECIAL_TOKENS:
+        key = f"{token.strip('[]').lower()}_token"
+        value = settings.get(key) or token
+        name = value.get("content") if isinstance(value, dict) else value
+        if name != token:
+            raise InputError(f"{path}: {key} is {name!r}; only {token!r} is implemented")
+
+
+def add_later_tokens(folder, tokenizer, whole, settings):
+    """Add the tokens that a folder records beside its vocabulary, in any of the known ways.
+
+    whole: the Tokenizer in tokenizer.json, or None. Raises InputError if a token's recorded id is
+    not the next one: transformers would give it another."""
+    later = {}  # token: (its recorded id or None, AddedToken)
+    if whole is not None:
+        for number, token in whole.get_added_tokens_decoder().items():
+            later[token.content] = number, token
+    for number, fields in settings.get("added_tokens_decoder", {}).items():
+        later.setdefault(fields["content"], (int(number), AddedToken(**fields)))
+    for name, number in optional_json(folder / "added_tokens.json").items():
+        later.setdefault(name, (number, AddedToken(name)))
+    special = optional_json(folder / "special_tokens_map.json")
+    for source in (special, settings):
+        for value in source.get("additional_special_tokens") or []:
+            fields = value if isinstance(value, dict) else {"content": value, "normalized": False}
+            token = AddedToken(**{**fields, "special": True})
+            later.setdefault(token.content, (None, token))
+    for number, token in sorted(later.values(), key=lambda pair: (pair[0] is None, pair[0] or 0)):
+        tokenizer.add_tokens([token])
+        given = tokenizer.token_to_id(token.content)
+        if number not in (None, given):
+            raise InputError(f"{folder}: the added token {token.content!r} has the id {number}, "
+                             f"but the next free one is {given}: there is a gap in its ids")
 
 
 def check_tokenizer(folder, tokenizer):
@@ -88,21 +184,37 @@ def id_count(tokenizer):
     return max(tokenizer.get_vocab().values()) + 1
 
 
+# ---- Writing ----
+
 def write_tokenizer(tokenizer, folder, tokenizer_class, max_length):
     """Write vocab.txt, tokenizer.json and tokenizer_config.json.
 
-    tokenizer_class: the class that transformers makes of them, such as "BertTokenizer"."""
-    token_of = {number: token for token, number in tokenizer.get_vocab().items()}
+    tokenizer_class: the class that transformers makes of them, such as "BertTokenizer". It would
+    lose whatever BERT's settings cannot say, so another kind keeps its tokenizer.json."""
+    vocab = tokenizer.get_vocab(with_added_tokens=False)
+    token_of = {number: token for token, number in vocab.items()}
     # A token's id is its line, so an id without a token keeps its line.
-    lines = [token_of.get(i, f"[no token {i}]") for i in range(id_count(tokenizer))]
+    lines = [token_of.get(i, f"[no token {i}]") for i in range(max(vocab.values()) + 1)]
     write_file(folder / "vocab.txt", "".join(f"{token}\n" for token in lines))
     write_file(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
-    normalizer = json.loads(tokenizer.to_str())["normalizer"] or {}
+    is_bert = (isinstance(tokenizer.normalizer, normalizers.BertNormalizer)
+               and isinstance(tokenizer.pre_tokenizer, pre_tokenizers.BertPreTokenizer))
+    normalizer = json.loads(tokenizer.to_str())["normalizer"] if is_bert else {}
     special = {f"{token.strip('[]').lower()}_token": token for token in SPECIAL_TOKENS}
+    added = {number: token for number, token in tokenizer.get_added_tokens_decoder().items()
+             if token.content not in vocab}
     write_json(folder / "tokenizer_config.json", {
-        "tokenizer_class": tokenizer_class,
+        "tokenizer_class": tokenizer_class if is_bert else AS_IT_IS[1],
         "do_lower_case": normalizer.get("lowercase", True),
         "strip_accents": normalizer.get("strip_accents"),
         "tokenize_chinese_chars": normalizer.get("handle_chinese_chars", True),
         "model_max_length": max_length,
+        **({"added_tokens_decoder": {str(i): fields_of(token) for i, token in added.items()}}
+           if added else {}),
         **special})
+
+
+def fields_of(token):
+    """An AddedToken as JSON."""
+    names = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
+    return {name: getattr(token, name) for name in names}

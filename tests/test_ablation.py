@@ -279,7 +279,7 @@ def test_jobs_end_with_the_process_that_started_them(world, tmp_path):
     (["--variants", "no_cos"], "--variants must contain full"),
     (["--seeds", "three"], "--seeds: invalid whole number value: 'three'"),
     (["--first_seed", "-1"], "--first_seed: -1 is not a number at least 0"),
-    (["--teacher", "nowhere"], "nowhere/config.json: no such file"),
+    (["--teacher", "nowhere"], "nowhere: no such folder"),
     (["--data_dir", "nowhere"], "nowhere: holds no folder CoLA"),
     (["--heldout", "nowhere.txt"], "nowhere.txt: no such file or folder"),
     (["--pretrain_args", "--steps -1"], "--steps: -1 is not a number at least 0"),

@@ -24,6 +24,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from support import corpus
 from support.corpus import (
     corpus_tokens,
+    describe_corpus,
     describe_files,
     parts_of,
     starts_document,
@@ -156,6 +157,19 @@ def test_a_compressed_corpus_is_called_one(tmp_path, tokenizer, kind, compress):
     file.write_bytes(compress("good café\n".encode() * 100))
     with pytest.raises(InputError, match=f"corpus.txt.gz: is compressed .{kind}.; unpack it first"):
         corpus_tokens([file], tokenizer, tmp_path / "cache")
+
+
+def test_the_share_of_unknown_words_is_told_and_much_is_warned_of(tmp_path, tokenizer, capsys):
+    known, foreign = "good bad " * 97 + "x x", "北京 " * 9
+    for text, share, warns in ((known, "1 %", False), (foreign, "95 %", True)):
+        file = tmp_path / "corpus.txt"
+        file.write_text(text, encoding="utf-8")
+        tokens = corpus_tokens([file], tokenizer, tmp_path / "cache")
+        describe_corpus([file], tokens, tokenizer)
+        printed = capsys.readouterr()
+        assert f"1 file, {file.stat().st_size} bytes, {len(tokens):,} tokens" in printed.out
+        assert f"{share} of them [UNK]" in printed.out
+        assert ("warning: 95 % of the tokens" in printed.err) == warns
 
 
 # ---- Parts ----

@@ -1,5 +1,7 @@
 """Shells and machines that lack something: each in a process of its own."""
+import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -51,3 +53,25 @@ def test_windows_gets_one_line(module):
     assert run.returncode == 2
     assert run.stdout == ""
     assert run.stderr.count("\n") == 1 and "WSL" in run.stderr
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not here")
+@pytest.mark.parametrize("words, expected", [
+    (["demo", "TEXT=it's \"$b\" `c` $(d) \\\\ e  f"],
+     ["-m", "support.demo", "it's \"$b\" `c` $(d) \\\\ e  f", "--run", "runs/toy"]),
+    (["demo", "TEXT=a", "TEXT_B=b $5", "TASK=mnli", "RUN=my runs/x"],
+     ["-m", "support.demo", "a", "--run", "my runs/x", "--task", "mnli", "--text_b", "b $5"]),
+    (["report", "PRESET=mini", "TEACHER=~/a b", "CORPUS=c d", "HELDOUT=e'f", "DATA=~/g"],
+     ["ablation.py", "--preset", "mini", "--seeds", "5", "--first_seed", "0", "--tasks",
+      "cola,sst2,mnli", "--teacher", "/home/me/a b", "--corpus", "c d", "--heldout", "e'f",
+      "--data_dir", "/home/me/g", "--report_only"]),
+])
+def test_make_passes_on_what_was_typed(tmp_path, words, expected):
+    """Spaces, quotes and dollars reach the command; ~ is the home folder."""
+    show = tmp_path / "show"
+    show.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n")
+    show.chmod(0o755)
+    run = subprocess.run(["make", "-s", "-o", ".venv/ready", *words, f"python={show}"], cwd=ROOT,
+                         capture_output=True, text=True, env={**os.environ, "HOME": "/home/me"})
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout) == expected

@@ -291,7 +291,7 @@ def test_the_processes_of_the_benchs_loops_hold_no_plotting_libraries():
     (["--only", "profle"],
      "--only: unknown measurement 'profle'; did you mean profile"),
     (["--config", "nowhere", "--corpus", "x", "--data_dir", "y"],
-     "nowhere/config.json: no such file"),
+     "nowhere: no such folder"),
 ])
 def test_wrong_arguments_of_bench_are_refused(refused, tmp_path, arguments, message):
     assert message in refused(bench, "--out_dir", tmp_path / "out", *arguments)

@@ -311,7 +311,7 @@ def test_a_finished_run_is_kept_and_another_one_refused(tune, capsys):
 
 
 @pytest.mark.parametrize("more, message", [
-    ("--model nowhere",         "nowhere/config.json: no such file"),
+    ("--model nowhere",         "nowhere: no such folder"),
     ("--data_dir nowhere",      "nowhere: holds no folder CoLA"),
     ("--task colla",            "--task: unknown task .colla.; did you mean cola"),
     ("--out_dir TEACHER",       "--out_dir .*teacher, which is read; choose another"),
@@ -321,7 +321,7 @@ def test_a_finished_run_is_kept_and_another_one_refused(tune, capsys):
     ("--temperature 2",         "--alpha_ce and --temperature work with --teacher only"),
     ("--stride 8",              "--stride works with --task squad only"),
     ("--task stsb --teacher x", "--teacher: stsb is a regression"),
-    ("--teacher x",             "x/config.json: no such file"),
+    ("--teacher x",             "x: no such folder"),
     ("--lr 0",                  "--lr: 0 is not a number above 0"),
     ("--max_length 4",          "--max_length: 4 is not a number at least 5"),
     ("--max_length 65",         "--max_length 65: .*teacher has 64 positions"),

@@ -271,7 +271,7 @@ NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has
 
 
 @pytest.mark.parametrize("more, message", [
-    ("--teacher nowhere",     "nowhere/config.json: no such file"),
+    ("--teacher nowhere",     "nowhere: no such folder"),
     ("--corpus nowhere.txt",  "nowhere.txt: no such file or folder"),
     ("--heldout short.txt",   "--heldout: 2 tokens are too few for blocks of --max_length 32"),
     ("--max_length 65",       "--max_length 65: .*teacher has 64 positions"),
