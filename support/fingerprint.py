@@ -26,8 +26,22 @@ def code_fingerprint(file, names=(), imports=True):
         statements = statements_of(path)
         if path == PROJECT / "losses.py":
             statements = statements_reached(statements, names)
-        digest.update(ast.unparse(ast.Module(statements, type_ignores=[])).encode())
+        digest.update(canonical(statements).encode())
     return digest.hexdigest()
+
+
+def canonical(node):
+    """Syntax as a text that is the same in every version of Python.
+
+    ast.dump and ast.unparse differ between versions: new ones add fields, which are empty for code
+    that does not use them, and choose other quotes and parentheses."""
+    if isinstance(node, list):
+        return f"[{', '.join(map(canonical, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = [f"{name}={canonical(value)}" for name, value in ast.iter_fields(node)
+              if value is not None and value != []]
+    return f"{type(node).__name__}({', '.join(fields)})"
 
 
 @functools.cache

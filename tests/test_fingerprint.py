@@ -9,7 +9,13 @@ from short_runs import finetune_arguments, pretrain_arguments
 import finetune
 import pretrain
 from support.errors import InputError
-from support.fingerprint import files_fingerprint, imported_files, statements_reached
+from support.fingerprint import (
+    canonical,
+    code_fingerprint,
+    files_fingerprint,
+    imported_files,
+    statements_reached,
+)
 
 # Four runs, each of which stands for its kind.
 FULL, NO_CE = "distillation", "distillation without CE"
@@ -194,6 +200,45 @@ def test_statements_reached(source, names, reached):
     found = statements_reached(ast.parse(source).body, names)
     assert [ast.unparse(node) for node in found] == [
         ast.unparse(node) for node in ast.parse(reached).body]
+
+
+def test_the_digest_does_not_depend_on_the_version_of_python(monkeypatch):
+    source = 'def f(x):\n    return f"{x!r} it\'s", (1, -2.5), None\n'
+    text = canonical(ast.parse(source).body)
+    assert text == (
+        "[FunctionDef(name='f', args=arguments(args=[arg(arg='x')]), body=[Return(value=Tuple("
+        "elts=[JoinedStr(values=[FormattedValue(value=Name(id='x', ctx=Load()), conversion=114), "
+        "Constant(value=\" it's\")]), Tuple(elts=[Constant(value=1), UnaryOp(op=USub(), "
+        "operand=Constant(value=2.5))], ctx=Load()), Constant()], ctx=Load()))])]")
+    later = ast.parse(source).body  # 3.12 has given functions a new field, empty in most
+    later[0].type_params = []
+    monkeypatch.setattr(ast.FunctionDef, "_fields", (*ast.FunctionDef._fields, "type_params"))
+    assert canonical(later) == text
+
+
+TWO = """
+
+def two_in_one(student_logits, teacher_logits, labels, temperature):
+    return (distillation_loss(student_logits, teacher_logits, temperature)
+            + mlm_loss(student_logits, labels))
+
+
+LOSSES["two"] = (two_in_one, 0.0)
+LOSSES["again"] = (distillation_loss, 0.0)
+"""
+
+
+def test_a_loss_that_calls_another_depends_on_it(code):
+    """And two lines of the table may share a formula, one of them with weight 0."""
+    code.replace("losses.py", "WEIGHTS = {", TWO.strip() + "\nWEIGHTS = {")
+    code.forget()
+    for name in ("two_in_one", "distillation_loss"):
+        before = code_fingerprint(code.folder / "losses.py", (name,))
+        other = code_fingerprint(code.folder / "losses.py", ("cosine_loss",))
+        code.replace("losses.py", CE, CE.replace("2", "3"))
+        assert code_fingerprint(code.folder / "losses.py", (name,)) != before
+        assert code_fingerprint(code.folder / "losses.py", ("cosine_loss",)) == other
+        code.replace("losses.py", CE.replace("2", "3"), CE)
 
 
 # ---- The code of a process ----
