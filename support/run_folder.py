@@ -72,6 +72,8 @@ def finished_run(args, fingerprint, reads=(), texts=()):
     check_overlap(args.out_dir, reads, texts)
     out_dir = Path(args.out_dir)
     reasons = why_outdated(args, fingerprint)
+    if reasons != [] and args.overwrite and take_back(args, fingerprint):
+        reasons = []
     if reasons == []:
         print(f"{out_dir}: done before", flush=True)
         with contextlib.suppress(OSError):  # left by a run that was killed just before its cleanup
@@ -107,6 +109,30 @@ def archived_versions(folder):
     while (version := Path(f"{folder}~{len(found) + 1}")).exists():
         found.append(version)
     return found
+
+
+def take_back(args, fingerprint):
+    """Whether an archived version is this very run, finished, as after an edit that was undone.
+
+    If so, it gets its place again, and what was there is archived in its stead. Raises InputError
+    if another process is at work in the folder."""
+    folder, versions = Path(args.out_dir), archived_versions(args.out_dir)
+    for version in reversed(versions):
+        try:
+            if differences(read_json(version / "run.json"), args, fingerprint):
+                continue
+        except InputError:  # it was not finished
+            continue
+        spare = Path(f"{folder}~{len(versions) + 1}")
+        if folder.exists():
+            with lock_file(folder / "log.jsonl"):
+                folder.rename(spare)
+        version.rename(folder)
+        if spare.exists():
+            spare.rename(version)
+        print(f"{folder}: up to date again; taken back from {version}", flush=True)
+        return True
+    return False
 
 
 # ---- Opening it ----

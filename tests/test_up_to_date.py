@@ -100,6 +100,28 @@ def test_overwrite_archives_the_run_that_is_out_of_date(distil, tmp_path, code, 
     assert not (tmp_path / "run~3").exists()
 
 
+def test_after_an_edit_that_is_undone_the_archived_run_is_taken_back(
+        distil, tmp_path, code, capsys):
+    first = distil("run")
+    weights = (tmp_path / "run" / "model.safetensors").read_bytes()
+    code.replace("losses.py", CE, "return temperature ** 3 * kl")
+    second = distil("run", "--overwrite")
+    third = distil("run", "--overwrite", "--steps", 2)
+    code.replace("losses.py", "return temperature ** 3 * kl", CE)
+    with pytest.raises(InputError, match="--overwrite"):
+        distil("run")
+    capsys.readouterr()
+    assert distil("run", "--overwrite") == first
+    assert f"taken back from {tmp_path}/run~1" in capsys.readouterr().out
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == weights
+    assert read_json(tmp_path / "run~1" / "run.json") == third
+    assert read_json(tmp_path / "run~2" / "run.json") == second
+    assert not (tmp_path / "run~3").exists()
+    shutil.rmtree(tmp_path / "run")  # the same where nothing is in the folder's place
+    code.replace("losses.py", CE, "return temperature ** 3 * kl")
+    assert distil("run", "--overwrite", "--steps", 2) == third
+
+
 def test_a_formula_concerns_only_the_students_that_use_it(distil, code):
     full = distil("full")
     no_cos = distil("no_cos", "--use_cos", 0)
