@@ -30,7 +30,7 @@ from model import count_parameters, make_student
 from support import toy
 from support.chunked_loss import ChunkedLoss
 from support.corpus import corpus_tokens
-from support.figures import plt
+from support.figures import plt  # matplotlib, drawing without a screen
 from support.heldout import evaluate
 
 # In eval mode, without dropout. (This small teacher has none anyway; BERT has 0.1.)

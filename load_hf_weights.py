@@ -190,7 +190,7 @@ def load_model(folder, cls=MaskedLM, new=(), **kwargs):
         check_decoder(folder, weights)
     if any(name.startswith("bert.pooler.") for name in weights):
         new = [part for part in new if part != "pooler"]
-    new_prefixes = () if cls in (Bert, MaskedLM) else tuple(PARTS[part] for part in new)
+    new_prefixes = tuple(PARTS[part] for part in new)
     to_load = {ours: shape for ours, shape in shapes.items() if not ours.startswith(new_prefixes)}
 
     names = weight_names(model, layout)
@@ -214,8 +214,8 @@ def check_decoder(folder, weights):
 
     One that is there equals the word embeddings: read_weights has compared them."""
     raw = read_json(config_file(folder))
-    is_tied = raw.get("tie_word_embeddings", True) and raw.get("tie_weights_", True)
-    if not is_tied and not any(copy in weights for copy in DECODER_COPIES):
+    says_untied = False in (raw.get("tie_word_embeddings"), raw.get("tie_weights_"))
+    if says_untied and not any(copy in weights for copy in DECODER_COPIES):
         raise InputError(f"{folder}: config.json says that its decoder is not tied to the word "
                          "embeddings, and the files hold no decoder")
 

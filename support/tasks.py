@@ -147,8 +147,8 @@ def read_test(task, data_dir):
 def read_tsv(path, task):
     """The Examples of one of GLUE's labelled files. task: a Task. Raises InputError."""
     examples = []
-    rows = read_columns(path, (*task.text, task.label), leave_out=True)
-    for number, (*texts, label) in rows:
+    columns = (*task.text, task.label)
+    for number, (*texts, label) in read_columns(path, columns, leave_out=True):
         label = parse_label(label, task, f"{path}: line {number}")
         examples.append(make_example(texts, label))
     return examples
@@ -197,13 +197,14 @@ def read_columns(path, columns, leave_out=False):
         width = len(header)
     else:
         width = max(columns) + 1
-    odd = [(number, len(row)) for number, row in rows if len(row) != width]
-    if odd:
-        report_odd_rows(path, odd, width, len(rows), leave_out)
-    found = []
+    found, odd = [], []
     for number, row in rows:
         if len(row) == width:
             found.append((number, [row[column] for column in columns]))
+        else:
+            odd.append((number, len(row)))
+    if odd:
+        report_odd_rows(path, odd, width, len(rows), leave_out)
     if not found:
         raise InputError(f"{path}: no rows in it")
     return found

@@ -181,11 +181,12 @@ def check_weights(folder, weights, expected, layout, architecture):
 
     weights: {name: tensor} of the folder; expected: {name: shape}, what the model is made from."""
     missing = [name for name in expected if name not in weights]
-    for prefix, wrapper in WRAPPERS.items():
-        if missing and all(name.startswith(prefix) for name in weights):
-            raise InputError(f"{folder}: every weight's name begins with {prefix!r}: it was saved "
-                             f"from within {wrapper}; save the model inside, or cut the prefix off")
     if missing:
+        for prefix, wrapper in WRAPPERS.items():
+            if weights and all(name.startswith(prefix) for name in weights):
+                raise InputError(f"{folder}: every weight's name begins with {prefix!r}: it was "
+                                 f"saved from within {wrapper}; save the model inside, or cut the "
+                                 "prefix off")
         raise InputError(f"{folder}: lacks {', '.join(missing)}, which {architecture} needs")
     wrong = [f"{name} is {tuple(weights[name].shape)}, not {shape}"
              for name, shape in expected.items() if weights[name].shape != shape]

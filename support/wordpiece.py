@@ -24,6 +24,7 @@ BERT_CLASSES = ("BertTokenizer", "BertTokenizerFast", "DistilBertTokenizer",
                 "DistilBertTokenizerFast")
 # Classes that take tokenizer.json as it is: today's name, and the one that all versions know.
 AS_IT_IS = ("TokenizersBackend", "PreTrainedTokenizerFast")
+ADDED_TOKEN_FIELDS = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 # ---- Reading ----
@@ -38,6 +39,8 @@ def read_tokenizer(folder):
                  or optional_json(folder / "config.json").get("tokenizer_class")
                  or BERT_CLASSES[0])
     whole = tokenizer_from_json(json_file) if json_file.exists() else None
+    if whole is not None:
+        check_unknown_words(folder, whole)
     if its_class in AS_IT_IS and whole is not None:
         tokenizer = whole
     elif its_class in BERT_CLASSES:
@@ -135,23 +138,14 @@ def check_settings(path, settings):
 def add_later_tokens(folder, tokenizer, whole, settings):
     """Add the tokens that a folder records beside its vocabulary, in any of the known ways.
 
-    whole: the Tokenizer in tokenizer.json, or None. Raises InputError if a token's recorded id is
-    not the next one: transformers would give it another."""
-    later = {}  # token: (its recorded id or None, AddedToken)
-    if whole is not None:
-        for number, token in whole.get_added_tokens_decoder().items():
-            later[token.content] = number, token
-    for number, fields in settings.get("added_tokens_decoder", {}).items():
-        later.setdefault(fields["content"], (int(number), AddedToken(**fields)))
-    for name, number in optional_json(folder / "added_tokens.json").items():
-        later.setdefault(name, (number, AddedToken(name)))
-    special = optional_json(folder / "special_tokens_map.json")
-    for source in (special, settings):
-        for value in source.get("additional_special_tokens") or []:
-            fields = value if isinstance(value, dict) else {"content": value, "normalized": False}
-            token = AddedToken(**{**fields, "special": True})
-            later.setdefault(token.content, (None, token))
-    for number, token in sorted(later.values(), key=lambda pair: (pair[0] is None, pair[0] or 0)):
+    whole: the Tokenizer in tokenizer.json, or None. Raises InputError if a record cannot be read,
+    or if a token's recorded id is not the next one: transformers would give it another."""
+    try:
+        later = later_tokens(folder, whole, settings)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{folder}: its record of added tokens cannot be read "
+                         f"({type(error).__name__}: {error})") from None
+    for number, token in sorted(later, key=lambda pair: (pair[0] is None, pair[0] or 0)):
         tokenizer.add_tokens([token])
         given = tokenizer.token_to_id(token.content)
         if number not in (None, given):
@@ -159,12 +153,40 @@ def add_later_tokens(folder, tokenizer, whole, settings):
                              f"but the next free one is {given}: there is a gap in its ids")
 
 
-def check_tokenizer(folder, tokenizer):
-    """Raises InputError unless unknown words can be encoded and all special tokens exist."""
+def later_tokens(folder, whole, settings):
+    """The tokens of add_later_tokens, each once: pairs (its recorded id or None, AddedToken)."""
+    later = {}
+    if whole is not None:
+        for number, token in whole.get_added_tokens_decoder().items():
+            later[token.content] = number, token
+    for number, fields in settings.get("added_tokens_decoder", {}).items():
+        later.setdefault(fields["content"], (int(number), added_token(fields)))
+    for name, number in optional_json(folder / "added_tokens.json").items():
+        later.setdefault(name, (int(number), AddedToken(name)))
+    special = optional_json(folder / "special_tokens_map.json")
+    for source in (special, settings):
+        for value in source.get("additional_special_tokens") or []:
+            fields = value if isinstance(value, dict) else {"content": value, "normalized": False}
+            later.setdefault(fields["content"], (None, added_token({**fields, "special": True})))
+    return later.values()
+
+
+def added_token(fields):
+    """An AddedToken from JSON, which old files give a "__type" as well."""
+    return AddedToken(**{name: fields[name] for name in ADDED_TOKEN_FIELDS if name in fields})
+
+
+def check_unknown_words(folder, tokenizer):
+    """Raises InputError unless unknown words can be encoded."""
     try:
         tokenizer.encode("\N{SNOWMAN}\U0010fffd")  # words that no vocabulary has
     except Exception as error:  # the library raises nothing narrower
         raise InputError(f"{folder}: its tokenizer cannot read unknown words ({error})") from None
+
+
+def check_tokenizer(folder, tokenizer):
+    """Raises InputError unless unknown words can be encoded and all special tokens exist."""
+    check_unknown_words(folder, tokenizer)
     missing = [token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is None]
     if missing:
         raise InputError(f"{folder}: its vocabulary lacks {', '.join(missing)}")
@@ -201,7 +223,8 @@ def write_tokenizer(tokenizer, folder, tokenizer_class, max_length):
                and isinstance(tokenizer.pre_tokenizer, pre_tokenizers.BertPreTokenizer))
     normalizer = json.loads(tokenizer.to_str())["normalizer"] if is_bert else {}
     special = {f"{token.strip('[]').lower()}_token": token for token in SPECIAL_TOKENS}
-    added = {number: token for number, token in tokenizer.get_added_tokens_decoder().items()
+    added = {str(number): fields_of(token)
+             for number, token in tokenizer.get_added_tokens_decoder().items()
              if token.content not in vocab}
     write_json(folder / "tokenizer_config.json", {
         "tokenizer_class": tokenizer_class if is_bert else AS_IT_IS[1],
@@ -209,12 +232,10 @@ def write_tokenizer(tokenizer, folder, tokenizer_class, max_length):
         "strip_accents": normalizer.get("strip_accents"),
         "tokenize_chinese_chars": normalizer.get("handle_chinese_chars", True),
         "model_max_length": max_length,
-        **({"added_tokens_decoder": {str(i): fields_of(token) for i, token in added.items()}}
-           if added else {}),
+        **({"added_tokens_decoder": added} if added else {}),
         **special})
 
 
 def fields_of(token):
     """An AddedToken as JSON."""
-    names = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
-    return {name: getattr(token, name) for name in names}
+    return {name: getattr(token, name) for name in ADDED_TOKEN_FIELDS}

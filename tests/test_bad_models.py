@@ -159,6 +159,7 @@ BAD_WEIGHTS = {
     "saved from within DistributedDataParallel": (
         tensors(lambda weights: {f"module.{name}": x for name, x in weights.items()}),
         "every weight's name begins with 'module.': it was saved from within Distributed"),
+    "no tensor at all": (tensors(lambda weights: {}), f"teacher: lacks {WORDS}"),
     "saved from within torch.compile": (
         tensors(lambda weights: {f"_orig_mod.{name}": x for name, x in weights.items()}),
         "every weight's name begins with '_orig_mod.': it was saved from within torch.compile"),

@@ -215,6 +215,8 @@ def test_weights_that_do_not_fit_are_named(distilbert, tmp_path, what):
 
 @pytest.mark.parametrize("config, message", [
     ({"activation": "relu"}, "activation is 'relu'; only 'gelu'"),
+    ({"tie_weights_": False}, "decoder is not tied to the word embeddings"),
+    ({"tie_word_embeddings": False}, "decoder is not tied to the word embeddings"),
     ({"n_heads": 5}, "config.json: dim 32 is not divisible by n_heads 5"),
     ({"hidden_dim": "x"}, "config.json: hidden_dim must be a positive whole number, not 'x'"),
     ({"attention_dropout": 2}, "config.json: attention_dropout must be a number"),

@@ -74,6 +74,9 @@ SAME_IDS = {
     "added_tokens_decoder, whole words": {
         "tokenizer_config.json": {**BERT, **added_decoder(NEXT, single_word=True)}},
     "special_tokens_map.json": {"special_tokens_map.json": MORE, "tokenizer_config.json": BERT},
+    "special tokens of an old version": {"special_tokens_map.json": {"additional_special_tokens": [
+        {"__type": "AddedToken", "content": "<x>", "lstrip": False, "rstrip": False,
+         "normalized": False, "single_word": False}]}},
     "special tokens in the settings": {"tokenizer_config.json": {**BERT, **MORE}},
     "special tokens beside tokenizer.json": {
         "tokenizer.json": whole(), "special_tokens_map.json": MORE, "tokenizer_config.json": BERT},
@@ -105,6 +108,11 @@ REFUSED = {
         f"'newtok' has the id {NEXT + 3}, but the next free one is {NEXT}: there is a gap"),
     "a gap in the settings": (
         {"tokenizer_config.json": {**BERT, **added_decoder(NEXT + 1)}}, "there is a gap"),
+    "ids that are none": (
+        {"added_tokens.json": {"newtok": [1]}}, "its record of added tokens cannot be read"),
+    "a token without its text": (
+        {"tokenizer_config.json": {**BERT, "added_tokens_decoder": {"16": {"special": True}}}},
+        "its record of added tokens cannot be read .KeyError"),
     "without BERT's cutting": (
         {"tokenizer_config.json": {**BERT, "do_basic_tokenize": False}},
         "do_basic_tokenize is False; only True is implemented"),
