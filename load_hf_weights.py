@@ -161,9 +161,7 @@ def model_files(folder, weights=True):
 
     Raises InputError."""
     folder, config = Path(folder), config_file(folder)
-    names = ("tokenizer.json", "vocab.txt", "tokenizer_config.json", "added_tokens.json",
-             "special_tokens_map.json")
-    vocabulary = [folder / name for name in names if (folder / name).exists()]
+    vocabulary = [folder / name for name in wordpiece.TOKENIZER_FILES if (folder / name).exists()]
     return [config, *vocabulary, *(weight_files(folder) if weights else [])]
 
 

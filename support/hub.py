@@ -11,8 +11,8 @@ from pathlib import Path
 
 from support.errors import InputError
 from support.https import STALL, check_address, describe_size, sha256_of
+from support.wordpiece import TOKENIZER_FILES
 
-VOCABULARY_FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json")
 WEIGHT_FORMATS = (  # of these, the first that a repository has
     r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?",
     r"pytorch_model(-\d+-of-\d+)?\.bin(\.index\.json)?",
@@ -62,7 +62,7 @@ def model_files(library, name):
     except library.errors.OfflineModeIsEnabled:
         return {}
     sizes = {file.rfilename: file.size for file in info.siblings or ()}
-    wanted = [file for file in ("config.json", *VOCABULARY_FILES) if file in sizes]
+    wanted = [file for file in ("config.json", *TOKENIZER_FILES) if file in sizes]
     for pattern in WEIGHT_FORMATS:
         weights = [file for file in sizes if re.fullmatch(pattern, file)]
         if weights:

@@ -19,6 +19,9 @@ from tokenizers import (
 from support.errors import InputError
 from support.files import read_json, write_file, write_json
 
+# What read_tokenizer may read, beside config.json.
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json", "added_tokens.json",
+                   "special_tokens_map.json")
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 BERT_CLASSES = ("BertTokenizer", "BertTokenizerFast", "DistilBertTokenizer",
                 "DistilBertTokenizerFast")

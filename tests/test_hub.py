@@ -104,6 +104,7 @@ def serve_models(server, teacher):
     serve_repository(server, "tiny/bert", {**files, **other_files})
     serve_repository(server, "tiny/old", old)
     serve_repository(server, "tiny/gpt", gpt)
+    serve_repository(server, "tiny/added", {**files, "added_tokens.json": b'{"later": 9999}'})
     serve_repository(server, "tiny/gated", files)
     serve_repository(server, BASE, files)
     for revision in ("main", COMMIT):
@@ -161,6 +162,7 @@ COMMANDS = {  # in this order
     "absent":     fetch_model("tiny/absent", "x"),
     "gated":      fetch_model("tiny/gated", "x"),
     "gpt":        fetch_model("tiny/gpt", "x"),
+    "added":      fetch_model("tiny/added", "x"),
     "no name":    fetch_model("a/b/c", "x"),
     "hangs up":   fetch_model("tiny/hangs-up", "x"),
     "page":       fetch_model("tiny/page", "x"),
@@ -231,6 +233,7 @@ def test_the_weights_of_another_architecture_are_not_fetched(hub):
     ("absent", "tiny/absent: no local folder, and no public repository"),
     ("gated", "tiny/gated: gated: accept its terms"),
     ("gpt", "config.json: model_type is 'gpt2'"),
+    ("added", "'later' has the id 9999, .*there is a gap in its ids"),  # so that file is read
     ("no name", "a/b/c: neither a local folder nor a name on"),
     ("hangs up", "tiny/hangs-up: cannot be fetched .*Server disconnected.*same command resumes"),
     ("page", "tiny/page: cannot be fetched from"),
