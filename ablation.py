@@ -4,8 +4,9 @@
     python ablation.py --preset mini --teacher FOLDER --corpus FILE_OR_FOLDER --data_dir FOLDER
     python ablation.py --preset base          # says what it will fetch, and fetches it
 
-Distils one student per variant, fine-tunes the teacher and every student on every task, and
-reports the differences. Finished runs are kept; after an edit, only what depends on it runs again.
+Distils one student per variant, fine-tunes the teacher and every student on every task, reads off
+the frozen models what a linear classifier can (the probes), and reports the differences. Finished
+runs are kept; after an edit, only what depends on it runs again.
 Sanh et al. 2019 (arXiv:1910.01108), section 4.2 and Table 4. Read next: lesson.py, if you have not.
 """
 import argparse
@@ -18,7 +19,7 @@ import torch
 
 import finetune
 import pretrain
-from support import toy
+from support import probe, toy
 from support.cli import (
     Parser,
     add_device_argument,
@@ -34,6 +35,7 @@ from support.errors import InputError
 from support.experiment_inputs import fetch, validate
 from support.files import lock_file
 from support.fingerprint import PROJECT
+from support.outcomes import PROBE
 from support.report import write_report
 from support.scheduler import estimate_seconds, pending, run_all, threads_per_job
 from support.statistics import describe_seeds, summarize
@@ -122,12 +124,16 @@ def commands(args):
                     "--teacher", args.teacher, "--corpus", *args.corpus, *heldout,
                     "--out_dir", str(folder), "--seed", str(seed),
                     *preset["pretrain"], *changes, *common, *args.pretrain_args]))
+            model = fixed_models.get(name, str(folder))
             for task in args.tasks:
+                of_task = ["--model", model, "--task", task, "--data_dir", args.data_dir]
                 steps.append((finetune, [
-                    "--model", fixed_models.get(name, str(folder)),
-                    "--task", task, "--data_dir", args.data_dir,
-                    "--out_dir", str(folder / task), "--seed", str(seed),
+                    *of_task, "--out_dir", str(folder / task), "--seed", str(seed),
                     *preset["finetune"], *common, *args.finetune_args]))
+                if task in probe.PROBED:  # without a seed: nothing is drawn at random
+                    steps.append((probe, [
+                        *of_task, "--out_dir", str(folder / f"{task}{PROBE}"),
+                        "--device", args.device, "--overwrite"]))
     return steps
 
 
@@ -140,8 +146,8 @@ def run_experiment(args):
     to_run = pending(steps)
     models = 1 + len(args.variants) + len(args.also)
     print(f"{len(args.variants)} students to distil from {args.teacher}, {models} models to "
-          f"fine-tune on {', '.join(args.tasks)}, with {describe_seeds(args.seeds)}: {len(steps)} "
-          f"runs, of which {len(to_run)} are to do. Text: "
+          f"fine-tune and probe on {', '.join(args.tasks)}, with {describe_seeds(args.seeds)}: "
+          f"{len(steps)} runs, of which {len(to_run)} are to do. Text: "
           f"{describe_files(text_files(args.corpus))}. Results: {args.out_dir}", flush=True)
     if len(args.seeds) == 1:
         print("A smoke test: one seed gives no intervals, and nothing can be concluded from it.",

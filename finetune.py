@@ -328,18 +328,22 @@ def fine_tune(args, depends_on):
         model.eval()
         sets = {name: predictions_and_targets(args, model, examples, tokenizer)
                 for name, examples in dev_sets.items()}
-        metrics = {}
-        for name, pair in sets.items():
-            values = {metric.__name__: metric(*pair) for metric in METRICS[args.task]}
-            metrics[name] = {"rows": len(pair[1]), **values}
-        results = {"task": args.task, "data": tasks.task_title(args.task, args.data_dir),
-                   "seed": args.seed, "score": score(args.task, sets),
-                   "train_rows": len(train_set), "sets": metrics}
+        results = {"seed": args.seed, **results_of(args, train_set, sets)}
         if RANK == 0:
             write_results(args, model, tokenizer, dev_sets, sets, results)
         record = run.finish(results=results)
     print(f"{args.out_dir}: {results['data']} {results['score']:.1f} ({results['sets']})")
     return record
+
+
+def results_of(args, train_set, sets):
+    """What results.json holds. sets: {name of the dev set: (predictions, targets)}."""
+    metrics = {}
+    for name, pair in sets.items():
+        values = {metric.__name__: metric(*pair) for metric in METRICS[args.task]}
+        metrics[name] = {"rows": len(pair[1]), **values}
+    return {"task": args.task, "data": tasks.task_title(args.task, args.data_dir),
+            "score": score(args.task, sets), "train_rows": len(train_set), "sets": metrics}
 
 
 def check_length(args, *models):

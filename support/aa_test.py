@@ -17,7 +17,7 @@ from support.cli import Parser, command_line, in_range, shell_words
 from support.errors import InputError
 from support.files import write_file
 from support.intervals import compare_with_first
-from support.outcomes import fine_tuning_folders, read_outcomes
+from support.outcomes import PROBE, read_outcomes, task_folders
 from support.report import is_noise, table
 from support.scheduler import pending
 from support.statistics import column_headings, resample, row_variances, scores_by_column
@@ -30,10 +30,9 @@ DEALS = 1000
 # ---- The students ----
 
 def train_students(args):
-    """Distil and fine-tune the baseline under every seed, as ablation.py does.
+    """Distil, fine-tune and probe the baseline under every seed, as ablation.py does.
 
-    args: those of ablation.py. Returns (columns, scores, resampled): {column: heading},
-    {column: (students,)} and {task: (students, resamples)}."""
+    args: those of ablation.py."""
     if args.world:
         toy.main([*args.world, "--overwrite"])
     of_teacher = Path(args.out_dir, "teacher")
@@ -47,10 +46,15 @@ def train_students(args):
           f"Results: {args.out_dir}", flush=True)
     if to_run:
         ablation.run_pending(args, to_run)
+
+
+def read_students(args, suffix):
+    """(columns, scores, resampled): {column: heading}, {column: (students,)} and {task: (students,
+    resamples)}, after fine-tuning, or with the suffix PROBE of the probes."""
     name = ablation.BASELINE
-    folders = fine_tuning_folders(args.out_dir, [name], args.tasks, args.seeds)
+    folders = task_folders(args.out_dir, [name], args.tasks, args.seeds, suffix)
     outcomes = read_outcomes(folders[name])
-    columns = column_headings(outcomes, args.tasks)
+    columns = column_headings(outcomes, list(outcomes))
     return columns, scores_by_column(columns, outcomes), resample(columns, outcomes)
 
 
@@ -109,8 +113,8 @@ def table_of_counts(columns, counts, experiments):
                   "comparisons with one, unadjusted"], rows)
 
 
-def report(columns, scores, resampled, seeds, deals):
-    """The text of aa.md."""
+def report(kind, columns, scores, resampled, seeds, deals):
+    """A part of aa.md. kind: what kind of scores these are."""
     students = len(next(iter(scores.values())))
     experiments = deal(np.arange(students), seeds)
     once = count_effects(columns, scores, resampled, experiments)
@@ -120,7 +124,7 @@ def report(columns, scores, resampled, seeds, deals):
     redealt = redealt[:deals]
     often = count_effects(columns, scores, resampled, redealt)
     return "\n".join([
-        f"# A/A test: {students} students that differ in their seeds alone", "",
+        f"# A/A test, {kind}: {students} students that differ in their seeds alone", "",
         f"Experiments of one baseline and {VARIANTS} variants, {seeds} seeds each, evaluated like "
         "the report. Nothing differs, so every effect is false; 5 % are expected in both columns.",
         "",
@@ -154,8 +158,13 @@ def main(arguments):
     of_ablation = ablation.read_arguments([
         *args.ablation_args, "--variants", ablation.BASELINE, "--out_dir", args.out_dir,
         "--seeds", str(args.students), "--first_seed", str(FIRST_SEED)])
-    columns, scores, resampled = train_students(of_ablation)
-    text = report(columns, scores, resampled, args.seeds, args.deals)
+    train_students(of_ablation)
+    parts = []
+    for kind, suffix in (("fine-tuned", ""), ("linear probes", PROBE)):
+        columns, *scores = read_students(of_ablation, suffix)
+        if columns:
+            parts.append(report(kind, columns, *scores, args.seeds, args.deals))
+    text = "\n".join(parts)
     write_file(Path(args.out_dir) / "aa.md", text)
     print(f"\n{text}\n{Path(args.out_dir) / 'aa.md'}")
 

@@ -15,7 +15,7 @@ from support.cli import Parser, command_line, in_range
 from support.errors import InputError
 from support.files import read_json
 from support.intervals import compare_with_first, row_variance
-from support.statistics import glue_tasks
+from support.statistics import glue_tasks, summary_of_probes
 
 # ---- Scores, drawn as numbers: the share of the rows is known ----
 
@@ -147,6 +147,18 @@ def show(heading, found):
     print(f"| {heading} | {100 * found.all(axis=1).mean():.1f} | {alone} |", flush=True)
 
 
+def show_columns(summary, draws, kind=""):
+    """The lines of the table for every column, and the main one's with R measured each time."""
+    columns, main_column = summary["columns"], summary["main_column"]
+    for column, heading in columns.items():
+        show(kind + heading, coverage_of_scores(read_column(summary, column), draws))
+    tasks = glue_tasks(columns) if main_column == "macro" else [main_column]
+    rows = sum(summary["rows"][task] for task in tasks)
+    show(f"{kind}{columns[main_column]}, as the share of {rows} rows that are right; how much "
+         "they matter is measured each time",
+         coverage_of_rows(read_column(summary, main_column), rows, draws))
+
+
 def main(arguments):
     parser = Parser(__doc__)
     parser.add_argument("--results", required=True,
@@ -158,19 +170,14 @@ def main(arguments):
     if not summary.get("covariance"):
         raise InputError(f"{args.results}: holds no intervals; they need several seeds, and a "
                          "variant beside the baseline")
-    main_column = summary["main_column"]
-    tasks = glue_tasks(summary["columns"]) if main_column == "macro" else [main_column]
-    rows = sum(summary["rows"][task] for task in tasks)
     print(f"{args.draws} simulated experiments of {len(summary['seeds'])} seeds, from the "
           f"variances in {args.results}: {', '.join(summary['family'])} against "
           f"{summary['baseline']}.\n\n"
           "| column | all intervals hold the truth, % (aim: 93 to 97) | each alone, % |\n"
           "|---|---:|---:|")
-    for column, heading in summary["columns"].items():
-        show(heading, coverage_of_scores(read_column(summary, column), args.draws))
-    show(f"{summary['columns'][main_column]}, as the share of {rows} rows that are right; how much "
-         "they matter is measured each time",
-         coverage_of_rows(read_column(summary, main_column), rows, args.draws))
+    show_columns(summary, args.draws)
+    if probes := summary_of_probes(summary):
+        show_columns(probes, args.draws, "linear probes, ")
 
 
 if __name__ == "__main__":

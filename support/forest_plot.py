@@ -1,42 +1,51 @@
 """The report's headline as a picture: each variant's change against the baseline, as a forest plot.
 
 One line a variant, a point and its 95 % interval. Above, the main score with the paper's own values
-as hollow marks, and beside it what became of the student as a language model; below, each task.
+as hollow marks, and beside it the same score of the frozen students' probes and what became of the
+student as a language model; below, each task.
 What support/statistics.py computed is drawn, nothing else. The same numbers give the same bytes.
 """
 from support.figures import colour_of_each, plt, save_figure
-from support.statistics import changes_of_variants
+from support.statistics import changes_of_variants, summary_of_probes
 
 LANGUAGE_MODEL = {  # figure: (title of its panel, factor)
-    "teacher_agreement": ("agreement with the teacher, points", 100),
+    "teacher_agreement": ("agreement with teacher, points", 100),
     "kl": ("KL from the teacher", 1),
 }
 
 
 def plot_forest(summary, title, path):
     """Draw the changes of all variants. summary: see support.statistics.summarize."""
-    changes, columns = changes_of_variants(summary), summary["columns"]
-    main, names = summary["main_column"], list(changes)
+    names, columns = list(changes_of_variants(summary)), summary["columns"]
+    main = summary["main_column"]
     tasks = [column for column in columns if column != main]
     height = 2.1 + 0.62 * max(1, len(names)) + 0.35 * bool(tasks)
     figure = plt.figure(figsize=(11, height), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=(3, 2)) if tasks else (figure, None)
 
-    panels = top.subplots(1, 3, sharey=True, width_ratios=(2, 1, 1))
-    of_main = {name: by_column[main] for name, by_column in changes.items()}
-    draw_panel(panels[0], summary, of_main, heading(summary, main),
-               {name: summary["paper_table_4"].get(name) for name in names})
-    for axes, (figure_name, (panel_title, factor)) in zip(panels[1:], LANGUAGE_MODEL.items()):
-        of_figure = {name: scaled(summary["heldout_change"][name][figure_name], factor)
-                     for name in names}
-        draw_panel(axes, summary, of_figure, panel_title)
+    shown = [(column_of(summary, main), heading(summary, main))]
+    if probes := summary_of_probes(summary):
+        column = probes["main_column"]
+        shown.append((column_of(probes, column), f"{probes['columns'][column]}, linear probes"))
+    for key, (panel_title, factor) in LANGUAGE_MODEL.items():
+        of_key = {name: scaled(summary["heldout_change"][name][key], factor) for name in names}
+        shown.append((of_key, panel_title))
+    panels = top.subplots(1, len(shown), sharey=True, width_ratios=[2] + [1] * (len(shown) - 1))
+    papers = {name: summary["paper_table_4"].get(name) for name in names}
+    for axes, (changes, panel_title) in zip(panels, shown):
+        draw_panel(axes, summary, changes, panel_title, papers if axes is panels[0] else None)
     if tasks:
         panels = bottom.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
         for axes, task in zip(panels, tasks):
-            of_task = {name: by_column[task] for name, by_column in changes.items()}
-            draw_panel(axes, summary, of_task, columns[task])
+            draw_panel(axes, summary, column_of(summary, task), columns[task])
     figure.suptitle(subtitle(summary, title), fontsize=10)
     save_figure(figure, path)
+
+
+def column_of(summary, column):
+    """{name: interval} of the variants' changes in one column."""
+    changes = changes_of_variants(summary)
+    return {name: by_column[column] for name, by_column in changes.items()}
 
 
 def heading(summary, column):

@@ -1,6 +1,7 @@
 """What an experiment's run folders hold: scores, predictions, held-out measures, seconds.
 
-OUT_DIR/MODEL/seedN is a student's distillation, OUT_DIR/MODEL/seedN/TASK a fine-tuning.
+OUT_DIR/MODEL/seedN is a student's distillation, OUT_DIR/MODEL/seedN/TASK a fine-tuning, and
+OUT_DIR/MODEL/seedN/TASK-probe a probe.
 Read next: support/statistics.py, which compares them.
 """
 import json
@@ -14,15 +15,19 @@ from support.run_folder import archived_versions
 from support.squad import f1_of_each
 from support.tasks import TASKS
 
+PROBE = "-probe"  # after the task, in the name of a probe's folder
 
-def fine_tuning_folders(out_dir, names, tasks, seeds):
-    """{model: {task: [folder of each seed]}}, whether they exist or not. seeds: their numbers."""
+
+def task_folders(out_dir, names, tasks, seeds, suffix=""):
+    """{model: {task: [folder of each seed]}}, whether they exist or not. seeds: their numbers.
+
+    suffix: "" for the fine-tunings, PROBE for the probes."""
     folders = {}
     for name in names:
         models = [Path(out_dir, name, f"seed{seed}") for seed in seeds]
         folders[name] = {}
         for task in tasks:
-            folders[name][task] = [model / task for model in models]
+            folders[name][task] = [model / f"{task}{suffix}" for model in models]
     return folders
 
 
@@ -41,7 +46,7 @@ def tasks_of_all(outcomes, all_tasks):
 def read_outcomes(folders):
     """{task: outcome} of the tasks that are finished with every seed.
 
-    folders: {task: [folder of each seed's fine-tuning]}.
+    folders: {task: [folder of each seed's fine-tuning or probe]}.
     An outcome is {"data": name of the data set, "scores": points, (seeds,), "sets": for each seed
     what read_predictions returns}. Raises InputError if a file is damaged."""
     outcomes = {}
@@ -53,12 +58,13 @@ def read_outcomes(folders):
         except (KeyError, TypeError, ValueError, OSError) as error:
             raise InputError(
                 f"{of_seeds[0].parent}: results.json or predictions.tsv of {task} is damaged "
-                f"({error!r}); delete the folder {task} and run the experiment again") from None
+                f"({error!r}); delete the folder {of_seeds[0].name} and run the experiment "
+                "again") from None
     return outcomes
 
 
 def read_outcome(task, folders):
-    """The outcome of one task, from the folders of its fine-tunings, one for each seed."""
+    """The outcome of one task, from the folders of its fine-tunings or probes, one a seed."""
     results = [read_json(folder / "results.json") for folder in folders]
     return {
         "data": results[0]["data"],
@@ -100,7 +106,8 @@ def read_heldout(out_dir, name, seeds):
 
 
 def previous_version(folder):
-    """The latest finished archived version of a fine-tuning; the folder itself if there is none.
+    """The latest finished archived version of a fine-tuning or probe; the folder itself if there
+    is none.
 
     It was archived either with its model's folder or alone."""
     versions = [model / folder.name for model in archived_versions(folder.parent)]
@@ -109,8 +116,8 @@ def previous_version(folder):
     return finished[-1] if finished else folder
 
 
-def measure_seconds(outcomes, folders, also):
-    """{part of the experiment: seconds that its runs took}."""
+def measure_seconds(outcomes, folders, probe_folders, also):
+    """{part of the experiment: seconds that its runs took}. The probes are those that are done."""
     tuned = {"teacher": [], "students": [], "others": []}
     for name, of_model in outcomes.items():
         kind = "teacher" if name == "teacher" else "others" if name in also else "students"
@@ -124,6 +131,12 @@ def measure_seconds(outcomes, folders, also):
     }
     if tuned["others"]:
         seconds["fine-tuning the other models"] = total_seconds(tuned["others"])
+    probes = []
+    for of_model in probe_folders.values():
+        for of_seeds in of_model.values():
+            probes += [folder for folder in of_seeds if (folder / "run.json").exists()]
+    if probes:
+        seconds["probes"] = total_seconds(probes)
     return seconds
 
 

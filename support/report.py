@@ -9,7 +9,8 @@ from finetune import headline_metrics
 from support.figures import plot_losses
 from support.files import write_file, write_json
 from support.forest_plot import plot_forest
-from support.statistics import changes_of_variants, describe_seeds
+from support.probe import TRAIN_ROWS
+from support.statistics import changes_of_variants, describe_seeds, summary_of_probes
 
 METRIC_TITLES = {
     "accuracy": "accuracy",
@@ -46,6 +47,11 @@ UNADJUSTED = (
 PAPERS_COLUMN = (
     "The last column is the paper's own result, for the macro-score of GLUE's nine tasks after "
     "full pre-training: its size cannot be compared with the other columns.")
+PROBES = (
+    "Nothing in these models is trained further. A linear classifier with a strong penalty reads "
+    "the labels off the mean of a row's last hidden states, after it was fitted to {rows} training "
+    "rows at most (support/probe.py). Fine-tuning may learn anew what distillation did not give; "
+    "here only that counts which lies open. The intervals are as above.")
 SINCE_EDIT = (
     "The difference from the latest outdated results, of every model that has them: paired t "
     "intervals over the seeds, not adjusted. The older results are in folders whose names end in "
@@ -76,6 +82,7 @@ def report_text(summary, title):
     """The report as Markdown, without the pictures."""
     n = len(summary["seeds"])
     minutes = [f"{part} {seconds / 60:.1f}" for part, seconds in summary["seconds"].items()]
+    probes = summary_of_probes(summary)
     lines = [
         f"# {title}, " + (f"n = {n} seeds" if n > 1 else "smoke test, one seed"), "",
         *(conclusion(summary) if n > 1 else [SMOKE_TEST, ""]),
@@ -86,9 +93,15 @@ def report_text(summary, title):
         f"{what_the_intervals_hold(summary)} {PAPERS_COLUMN}".strip(), "",
         *change_table(summary["change"], summary, paper=True), "",
     ]
-    if summary["since_edit"]:
-        lines += ["## Change since the edit", "", SINCE_EDIT, "",
-                  *change_table(summary["since_edit"], summary), ""]
+    if probes:
+        lines += ["## Linear probes of the frozen models", "", PROBES.format(rows=TRAIN_ROWS), "",
+                  *scores_table(probes), "", *change_table(probes["change"], probes), ""]
+    changed = [part for part in (summary, probes) if part and part["since_edit"]]
+    if changed:
+        lines += ["## Change since the edit", "", SINCE_EDIT, ""]
+    for part in changed:
+        lines += ["Fine-tuned:" if part is summary else "Probes:", "",
+                  *change_table(part["since_edit"], part), ""]
     lines += [
         "## The students as language models, on held-out text", "",
         HELDOUT.format(teacher=teacher_accuracy(summary)), "",
@@ -185,18 +198,19 @@ def teacher_accuracy(summary):
 
 def conclusion(summary):
     """The lines of the section that says what was found, what was not, and how sure it is."""
-    effects = changes_of_variants(summary)
-    if not effects:
+    if not changes_of_variants(summary):
         return []
-    sentences = [*effects_on_the_score(effects, summary), order_against_the_paper(summary),
-                 effects_on_the_language_model(summary)]
+    sentences = [*effects_on_the_score(summary), order_against_the_paper(summary)]
+    if probes := summary_of_probes(summary):
+        sentences += effects_on_the_score(probes, " of the linear probes")
+    sentences.append(effects_on_the_language_model(summary))
     return ["## What was found", "", " ".join(filter(None, sentences)), ""]
 
 
-def effects_on_the_score(effects, summary):
-    """Sentences about the changes of the main column."""
+def effects_on_the_score(summary, kind=""):
+    """Sentences about the changes of the main column. kind: words to tell it from other scores."""
     column, titles = summary["main_column"], summary["titles"]
-    real, unclear = [], []
+    effects, real, unclear = changes_of_variants(summary), [], []
     for name, by_column in sorted(effects.items(), key=lambda item: change_in(item[1], column)):
         value = by_column[column]
         if is_noise(value):
@@ -204,13 +218,14 @@ def effects_on_the_score(effects, summary):
         else:
             real.append(f"{titles[name]} by {value['difference']:+.1f} points "
                         f"{show_interval(value)}")
-    sentences, baseline = [], titles[summary["baseline"]]
+    sentences, score, baseline = [], score_name(column) + kind, titles[summary["baseline"]]
     if real:
-        sentences.append(f"**Against {baseline}, the {score_name(column)} changes with "
-                         f"{', '.join(real)}**, each with its 95 % interval.")
+        sentences.append(f"**Against {baseline}, the {score} changes with {', '.join(real)}**, "
+                         "each with its 95 % interval.")
     if unclear:
-        sentences.append(f"No effect was found of {', '.join(unclear)}: what there is lies within "
-                         "the brackets, on either side of zero.")
+        on_it = f" on the {score}" if kind else ""
+        sentences.append(f"No effect{on_it} was found of {', '.join(unclear)}: what there is lies "
+                         "within the brackets, on either side of zero.")
     return sentences
 
 

@@ -1,10 +1,11 @@
 """Runs the commands of an experiment side by side: which are pending, how long they take, progress.
 
-A command is (module, arguments): pretrain or finetune, and the arguments of its main. Which
-commands make up the experiment is in ablation.py.
+A command is (module, arguments): pretrain, finetune or support.probe, and the arguments of its
+main. Which commands make up the experiment is in ablation.py.
 """
 import contextlib
 import importlib
+import itertools
 import os
 import shlex
 import signal
@@ -19,8 +20,9 @@ from tqdm import tqdm
 
 import pretrain
 from data import collate
-from load_hf_weights import load_tokenizer
-from support import task_setup
+from load_hf_weights import load_model, load_tokenizer
+from model import Bert
+from support import probe, task_setup
 from support.chunked_loss import ChunkedLoss, micro_batches
 from support.device import autocast
 from support.errors import Interrupted, interrupt
@@ -32,7 +34,7 @@ from support.seeds import DROPOUT
 def pending(commands):
     """The commands whose run is missing or out of date.
 
-    With a student that is to be distilled, all of its fine-tunings are."""
+    With a student that is to be distilled, all of its fine-tunings and probes are."""
     to_run, students = [], set()
     for module, arguments in commands:
         args = module.read_arguments(arguments)
@@ -47,7 +49,9 @@ def pending(commands):
 def shell_command(command):
     """A command as a reader would type it."""
     module, arguments = command
-    return shlex.join(["python", f"{module.__name__}.py", *arguments])
+    in_package = "." in module.__name__
+    script = ["-m", module.__name__] if in_package else [f"{module.__name__}.py"]
+    return shlex.join(["python", *script, *arguments])
 
 
 def option(name, arguments):
@@ -60,20 +64,22 @@ def option(name, arguments):
 def estimate_seconds(commands, teacher, jobs):
     """About how many seconds each command takes on its share of the cores.
 
-    From one timed step of the first distillation, and one of each task's fine-tuning."""
+    From one timed step of the first distillation, one of each task's fine-tuning, and one batch of
+    each task's probe."""
     seconds, timed, threads = [], {}, torch.get_num_threads()
     torch.set_num_threads(threads_per_job(jobs))
     for module, arguments in commands:
         args = module.read_arguments(arguments)
         if module is pretrain:
-            if "distillation" not in timed:
-                timed["distillation"] = time_distillation(args)
-            seconds.append(timed["distillation"] * args.steps)
+            if pretrain not in timed:
+                timed[pretrain] = time_distillation(args)
+            seconds.append(timed[pretrain] * args.steps)
         else:
-            if args.task not in timed:
-                timed[args.task] = time_fine_tuning(args, teacher)
+            if (module, args.task) not in timed:
+                time_of_teacher = time_probe if module is probe else time_fine_tuning
+                timed[module, args.task] = time_of_teacher(args, teacher)
             # A student has half of the teacher's layers.
-            seconds.append(timed[args.task] * (1 if args.model == teacher else 0.5))
+            seconds.append(timed[module, args.task] * (1 if args.model == teacher else 0.5))
     torch.set_num_threads(threads)
     return seconds
 
@@ -109,6 +115,17 @@ def time_fine_tuning(args, teacher):
             model(*inputs).float().square().mean().backward()
     rows_in_all = args.epochs * len(examples) * len(rows) / len(some)
     return time_warm(step) * rows_in_all / len(batch)
+
+
+def time_probe(args, teacher):
+    """Seconds of the teacher's probe, without the linear model's part."""
+    train_set, dev_sets = task_setup.load_data(args)
+    examples = list(itertools.chain(train_set, *dev_sets.values()))
+    some = examples[::max(1, len(examples) // 64)]
+    model, tokenizer = probe.MeanState(load_model(teacher, Bert)), load_tokenizer(teacher)
+    model.to(args.device).eval()
+    seconds = time_warm(lambda: probe.mean_states(args, model, some, tokenizer))
+    return seconds * len(examples) / len(some)
 
 
 def time_warm(step):

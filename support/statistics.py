@@ -10,12 +10,13 @@ from support.bootstrap import resampled_scores
 from support.errors import InputError
 from support.intervals import compare_pair, row_variance
 from support.outcomes import (
-    fine_tuning_folders,
+    PROBE,
     measure_seconds,
     previous_version,
     read_heldout,
     read_outcomes,
     read_outcomes_of_models,
+    task_folders,
     tasks_of_all,
 )
 from support.tasks import TASKS
@@ -40,45 +41,66 @@ def summarize(out_dir, data_dir, titles, baseline, all_tasks, seeds, also=()):
     also: names of models that were only fine-tuned here. They have rows in the tables of scores
     and changes but, like the teacher, they are not variants of the loss.
     Raises InputError if nothing can be compared yet, or if a run's results are damaged."""
-    folders = fine_tuning_folders(out_dir, titles, all_tasks, seeds)
+    folders = task_folders(out_dir, titles, all_tasks, seeds)
+    probe_folders = task_folders(out_dir, titles, all_tasks, seeds, PROBE)
     outcomes = read_outcomes_of_models(folders)
     tasks = tasks_of_all(outcomes, all_tasks)
     if baseline not in outcomes or not tasks:
         raise InputError(
             f"{out_dir}: nothing to report yet: no task is finished for {baseline} and the other "
             f"models with {describe_seeds(seeds)}; run it without --report_only")
-    columns = column_headings(outcomes[baseline], tasks)
-    check_dev_rows(outcomes, folders, tasks, baseline)
     students = [name for name in outcomes if name not in ("teacher", *also)]
     family = [name for name in students if name not in (baseline, *NOT_ADJUSTED)]
-
-    scores = {name: scores_by_column(columns, found) for name, found in outcomes.items()}
-    shares = row_shares(columns, outcomes, baseline)
-    shown = {titles[name]: by_column for name, by_column in scores.items()}
-    shown.update(scores_of_trivial_baselines(columns, out_dir, data_dir, tasks))
+    trivial = measure_trivial_baselines(out_dir, data_dir, tasks)
     unfinished_tasks = [TASKS[task].title for task in all_tasks if task not in tasks]
     unfinished_models = [title for name, title in titles.items() if name not in outcomes]
+    probed = {name: read_outcomes(probe_folders[name]) for name in outcomes}
     return {
         "seeds": list(seeds),
         "left_out": unfinished_tasks + unfinished_models,
         "baseline": baseline,
         "titles": titles,
         "also": list(also),
+        "family": family,
+        **compare_scores(folders, outcomes, tasks, titles, baseline, family, trivial),
+        "probe": compare_scores(probe_folders, probed, tasks_of_all(probed, tasks), titles,
+                                baseline, family, trivial),
+        **summarize_heldout(out_dir, baseline, family, students, seeds),
+        "seconds": measure_seconds(outcomes, folders, probe_folders, also),
+        "paper_table_4": PAPER_TABLE_4,
+    }
+
+
+def compare_scores(folders, outcomes, tasks, titles, baseline, family, trivial):
+    """The part of a summary about the models' scores, after fine-tuning or of their probes.
+
+    tasks: those that all models in `outcomes` have finished; without any, the part is empty.
+    trivial: what measure_trivial_baselines returns. The others: see summarize."""
+    if not tasks:
+        return {}
+    columns = column_headings(outcomes[baseline], tasks)
+    check_dev_rows(outcomes, folders, tasks, baseline)
+    scores = {name: scores_by_column(columns, found) for name, found in outcomes.items()}
+    shares = row_shares(columns, outcomes, baseline)
+    shown = {titles[name]: by_column for name, by_column in scores.items()}
+    shown.update(scores_of_trivial_baselines(columns, trivial))
+    return {
         "columns": columns,
         # The column that the conclusion is about.
         "main_column": "macro" if "macro" in columns else next(iter(columns)),
         "macro_of": [columns[task] for task in glue_tasks(columns)],
         "scores": {title: mean_and_deviation(by_column) for title, by_column in shown.items()},
-        "family": family,
         "covariance": covariances([baseline, *family], scores),
         "row_share": shares,
         "rows": count_rows(outcomes[baseline], tasks),
         "change": changes(baseline, family, scores, shares),
         "since_edit": changes_since_edit(columns, folders, outcomes),
-        **summarize_heldout(out_dir, baseline, family, students, seeds),
-        "seconds": measure_seconds(outcomes, folders, also),
-        "paper_table_4": PAPER_TABLE_4,
     }
+
+
+def summary_of_probes(summary):
+    """The summary with the probes' scores in place of those of fine-tuning; None without any."""
+    return {**summary, **summary["probe"]} if summary["probe"] else None
 
 
 def count_rows(outcomes, tasks):
@@ -149,12 +171,11 @@ def scores_by_column(columns, outcomes):
     return with_macro(columns, {task: outcome["scores"] for task, outcome in outcomes.items()})
 
 
-def scores_of_trivial_baselines(columns, out_dir, data_dir, tasks):
+def scores_of_trivial_baselines(columns, trivial):
     """{heading: {column: points, (1,)}} of what needs no BERT."""
-    measured = measure_trivial_baselines(out_dir, data_dir, tasks)
     scores = {}
     for name in ("majority", "TF-IDF"):
-        by_task = {task: np.array([points[name]]) for task, points in measured.items()}
+        by_task = {task: np.array([trivial[task][name]]) for task in columns if task in trivial}
         scores[f"({name})"] = with_macro(columns, by_task)
     return scores
 
