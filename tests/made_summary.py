@@ -25,6 +25,7 @@ CHANGES = {  # in the order of COLUMNS
     "distilbert": (-3.3, 1.9, 2.2, 0.3, -2.6),
     "tinybert": (8.3, 9.1, 7.0, 8.1, 5.2),
 }
+PROBE_CHANGES = {"no_cos": -0.1, "no_ce": -2.7, "no_mlm": 0.4, "random_init": -29.3}
 HALVES = (1.9, 1.6, 1.8, 1.0, 0.7)  # half of the width of a variant's interval, in each column
 OWN_HALVES = (4.1, 3.0, 3.6, 2.2, 1.8)
 MORE_TITLES = {
@@ -77,11 +78,26 @@ def make_summary(seeds=5, variants=("no_cos", "no_ce", "no_mlm", "random_init"),
         "covariance": {},
         "change": change,
         "since_edit": {},
+        "probe": {},
         **make_heldout(("full", *variants), one),
         "seconds": {"distillation": 251.0, "fine-tuning the teacher": 49.0,
                     "fine-tuning the students": 203.0},
         "paper_table_4": PAPER,
     }
+
+
+def make_probe(seeds=5):
+    """The part of a summary about the probes of toy CoLA, with the default variants."""
+    columns, one = {"cola": "toy CoLA", "macro": "macro"}, seeds == 1
+    change = {"teacher": dict.fromkeys(columns, value(8.1, 0.6, one))}
+    for name, difference in PROBE_CHANGES.items():
+        change[name] = dict.fromkeys(columns, value(difference, 0.5, one))
+    scores = {}
+    for name, by_column in (("full", None), *change.items()):
+        mean = 41.2 + (by_column["cola"]["difference"] if by_column else 0)
+        scores[TITLES[name]] = dict.fromkeys(columns, {"mean": mean, "sd": None if one else 0.4})
+    return {"columns": columns, "main_column": "macro", "macro_of": ["toy CoLA"],
+            "scores": scores, "covariance": {}, "change": change, "since_edit": {}}
 
 
 def value(difference, half, one_seed=False):

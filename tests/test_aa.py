@@ -35,7 +35,7 @@ def test_an_experiment_deals_each_student_once():
 
 
 def test_of_equal_students_one_in_twenty_comparisons_is_called_real():
-    text = aa_test.report(COLUMNS, *students(4000), 5, 300)
+    text = aa_test.report("kind", COLUMNS, *students(4000), 5, 300)
     assert "200 experiments that share no student: 1800 comparisons" in text
     for adjusted, unadjusted in false_effects(text):
         assert adjusted == pytest.approx(5, abs=2.5)
@@ -43,7 +43,8 @@ def test_of_equal_students_one_in_twenty_comparisons_is_called_real():
 
 
 def test_a_real_difference_is_found():
-    (adjusted, unadjusted), _ = false_effects(aa_test.report(COLUMNS, *students(80, 0.5), 5, 10))
+    text = aa_test.report("kind", COLUMNS, *students(80, 0.5), 5, 10)
+    (adjusted, unadjusted), _ = false_effects(text)
     assert adjusted > 60 and unadjusted > 60
 
 
@@ -53,14 +54,17 @@ def test_the_command_trains_the_students_once_and_no_teacher(world, tmp_path, ca
     command = ["--students", "8", "--seeds", "2", "--deals", "5", "--out_dir", str(out_dir),
                f"--ablation_args={tiny}"]
     aa_test.main(command)
-    assert "8 students: 16 runs, of which 16 are to do" in capsys.readouterr().out
+    assert "8 students: 24 runs, of which 24 are to do" in capsys.readouterr().out
     assert {folder.name for folder in (out_dir / "full").iterdir()} == {
         f"seed{seed}" for seed in range(100, 108)}
     assert not (out_dir / "teacher").exists()
     text = (out_dir / "aa.md").read_text()
-    assert "1 experiments that share no student: 6 comparisons" in text
+    fine_tuned, probes = text.split("# A/A test, linear probes: 8 students")
+    assert fine_tuned.startswith("# A/A test, fine-tuned: 8 students that differ")
+    for part in (fine_tuned, probes):
+        assert "1 experiments that share no student: 6 comparisons" in part
     aa_test.main(command)
-    assert "8 students: 16 runs, of which 0 are to do" in capsys.readouterr().out
+    assert "8 students: 24 runs, of which 0 are to do" in capsys.readouterr().out
     assert (out_dir / "aa.md").read_text() == text
 
 

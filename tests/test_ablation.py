@@ -31,28 +31,29 @@ def test_it_says_first_what_it_will_do_and_how_long_it_takes(experiment):
     _, printed = experiment
     first, smoke, second = printed.splitlines()[:3]
     assert re.match(r"5 students to distil from .*/teacher, "
-                    r"6 models to fine-tune on cola, mnli, mrpc, imdb, "
-                    r"with seed 0: 29 runs, of which 29 are to do", first)
+                    r"6 models to fine-tune and probe on cola, mnli, mrpc, imdb, "
+                    r"with seed 0: 53 runs, of which 53 are to do", first)
     assert smoke.startswith("A smoke test: one seed gives no intervals")
     assert re.match(r"About \d+ minutes on this machine .* Full commands: .*/commands.log", second)
 
 
 def test_each_finished_run_is_one_short_line_with_its_score(experiment):
     out_dir, printed = experiment
-    lines = [line for line in printed.splitlines() if re.match(r"\[\d+/29\] ", line)]
-    assert [line.split("/")[0] for line in lines] == [f"[{n}" for n in range(1, 30)]
+    lines = [line for line in printed.splitlines() if re.match(r"\[\d+/53\] ", line)]
+    assert [line.split("/")[0] for line in lines] == [f"[{n}" for n in range(1, 54)]
     assert all(len(line) <= 100 for line in lines)
     assert " $ " not in printed and "python" not in printed
     for variant in ablation.VARIANTS:
-        score = score_of(out_dir, variant, 0, "mrpc")
-        shown = rf"^\[\d+/29\] {variant}/seed0/mrpc: MRPC {score:.1f} \(\d+ s\)$"
-        assert len(re.findall(shown, printed, re.MULTILINE)) == 1
+        for folder in ("mrpc", "mrpc-probe"):
+            score = score_of(out_dir, variant, 0, folder)
+            shown = rf"^\[\d+/53\] {variant}/seed0/{folder}: MRPC {score:.1f} \(\d+ s\)$"
+            assert len(re.findall(shown, printed, re.MULTILINE)) == 1
         accuracy = read_json(out_dir, variant, "seed0", "run.json")["heldout_after"]["mlm_accuracy"]
         shown = rf"\] {variant}/seed0: fills in {100 * accuracy:.1f} % of the masked words"
         assert len(re.findall(shown, printed)) == 1
 
 
-def test_every_student_and_every_fine_tuning_is_there(experiment):
+def test_every_student_every_fine_tuning_and_every_probe_is_there(experiment):
     out_dir, _ = experiment
     students = [out_dir / variant / "seed0" for variant in ablation.VARIANTS]
     for student in students:
@@ -62,13 +63,15 @@ def test_every_student_and_every_fine_tuning_is_there(experiment):
         for task in TASKS:
             for name in ("model.safetensors", "results.json", "predictions.tsv", "run.json"):
                 assert (model / task / name).exists()
+                of_probe = model / f"{task}-probe" / name
+                assert of_probe.exists() == (name != "model.safetensors")
 
 
 def test_every_variant_has_its_rows_in_the_report(experiment):
     out_dir, _ = experiment
     text = (out_dir / "report.md").read_text()
     for variant, (title, _) in ablation.VARIANTS.items():
-        tables = 2 if variant == ablation.BASELINE else 3  # it is not compared with itself
+        tables = 3 if variant == ablation.BASELINE else 5  # it is not compared with itself
         assert text.count(f"| {title} |") == tables
 
 
@@ -93,14 +96,19 @@ def test_the_logged_commands_do_the_same_alone(experiment, tmp_path):
     out_dir, _ = experiment
     lines = (out_dir / "commands.log").read_text().splitlines()
     commands = [line.removeprefix("$ ") for line in lines if line.startswith("$ python ")]
-    assert len(commands) == 5 + 6 * 4
-    command = next(c for c in commands if "pretrain.py" in c and "--use_ce 0" in c)
-    student, alone = out_dir / "no_ce" / "seed0", tmp_path / "alone"
-    _, script, *words = shlex.split(command)
-    words = [str(alone) if word == str(student) else word for word in words]
-    subprocess.run([sys.executable, str(ROOT / script), *words], check=True, capture_output=True)
-    weights = (student / "model.safetensors").read_bytes()
-    assert (alone / "model.safetensors").read_bytes() == weights
+    assert len(commands) == 5 + 2 * 6 * 4
+
+    def same_bytes(command, folder, file):
+        alone = tmp_path / folder.name
+        words = [str(alone) if word == str(folder) else word for word in shlex.split(command)]
+        subprocess.run([sys.executable, *words[1:]], check=True, capture_output=True, cwd=ROOT)
+        assert (alone / file).read_bytes() == (folder / file).read_bytes()
+    student = out_dir / "no_ce" / "seed0"
+    same_bytes(next(c for c in commands if "pretrain.py" in c and "--use_ce 0" in c), student,
+               "model.safetensors")
+    of_probe = student / "mnli-probe"
+    same_bytes(next(c for c in commands if f"--out_dir {of_probe} " in c), of_probe,
+               "predictions.tsv")
 
 
 def test_a_second_call_runs_nothing_and_reports_the_same(experiment, world, monkeypatch):
@@ -135,7 +143,8 @@ class Copy:
     def run(self, *more):
         """([(module, out_dir) of each run], what was printed) of the copy's ablation.py."""
         printed = run_experiment(self.arguments("--verbose", *more), self.folder)
-        return re.findall(r"^\$ python (\w+).py .*--out_dir (\S+)", printed, re.MULTILINE), printed
+        return re.findall(r"^\$ python (?:-m support\.)?(\w+)(?:\.py)? .*--out_dir (\S+)", printed,
+                          re.MULTILINE), printed
 
 
 @pytest.fixture
@@ -146,37 +155,42 @@ def copy(world, tmp_path):
 def test_an_edited_formula_reruns_the_students_that_use_it_and_shows_what_it_did(copy):
     some = ("--tasks", "cola,imdb", "--variants", "full,no_cos")
     first, _ = copy.run(*some)
-    assert len(first) == 2 + 3 * 2
+    assert len(first) == 2 + 2 * 3 * 2
     old = score_of(copy.runs, "full", 0, "cola")
     formula = "    return (1 - F.cosine_similarity(student_hidden"
     copy.replace("losses.py", formula, f"    # twice as much\n{formula.replace('(1', '2 * (1')}")
 
     again, printed = copy.run(*some)
     student = f"{copy.runs}/full/seed0"
-    assert again == [("pretrain", student), ("finetune", f"{student}/cola"),
-                     ("finetune", f"{student}/imdb")]
+    assert again == [("pretrain", student),
+                     ("finetune", f"{student}/cola"), ("probe", f"{student}/cola-probe"),
+                     ("finetune", f"{student}/imdb"), ("probe", f"{student}/imdb-probe")]
     kept = r"full/seed0: fills in .*; what it replaces is kept as .*full/seed0~1"
     assert re.search(kept, printed)
     log = (copy.runs / "commands.log").read_text()
     assert "full/seed0: out of date (the code has changed); kept as" in log
     assert read_json(copy.runs, "full", "seed0~1", "cola", "results.json")["score"] == old
     new = score_of(copy.runs, "full", 0, "cola")
-    since_edit = read_json(copy.runs, "results.json")["since_edit"]
-    assert since_edit.keys() == {"full"}
+    results = read_json(copy.runs, "results.json")
+    since_edit = results["since_edit"]
+    assert since_edit.keys() == results["probe"]["since_edit"].keys() == {"full"}
     assert since_edit["full"]["cola"] == {
         "difference": pytest.approx(new - old), "low": None, "high": None}
     assert "## Change since the edit" in (copy.runs / "report.md").read_text()
     assert copy.run(*some)[0] == []
 
     copy.replace("finetune.py", "weight_decay=0.0", "weight_decay=0.01")
+    done, _ = copy.run(*some)  # the students stay as they are
+    assert [module for module, _ in done] == ["finetune", "probe"] * 6
+    copy.replace("support/probe.py", "PENALTY = 100.0", "PENALTY = 10.0")
     done, _ = copy.run(*some)
-    assert [module for module, _ in done] == ["finetune"] * 6  # the students stay as they are
+    assert [module for module, _ in done] == ["probe"] * 6
 
 
 def test_the_readmes_example_works_as_written(copy):
     some = ("--tasks", "cola", "--variants")
     first, _ = copy.run(*some, "full")
-    assert len(first) == 3
+    assert len(first) == 5
     readme = (ROOT / "README.md").read_text()
     formula, line, variant = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     copy.insert("losses.py", "# name: (formula, weight)", f"{formula}\n\n")
@@ -185,7 +199,8 @@ def test_the_readmes_example_works_as_written(copy):
 
     done, printed = copy.run(*some, "full,mse")
     student = f"{copy.runs}/mse/seed0"
-    assert done == [("pretrain", student), ("finetune", f"{student}/cola")]  # the rest is kept
+    assert done == [("pretrain", student), ("finetune", f"{student}/cola"),
+                    ("probe", f"{student}/cola-probe")]  # the rest is kept
     assert "| squared error of logits instead of KL |" in printed
     logged = log_of(copy.runs / "mse" / "seed0")
     for entry in logged:
@@ -216,7 +231,8 @@ def test_an_interrupted_experiment_resumes_where_it_stopped(copy):
         if "--task imdb" in line and "/teacher/" not in line.split("--out_dir")[1].split()[0]:
             break
     kill(process)
-    assert copy.run(*more)[0] == [("finetune", f"{copy.runs}/full/seed0/imdb")]
+    assert copy.run(*more)[0] == [("finetune", f"{copy.runs}/full/seed0/imdb"),
+                                  ("probe", f"{copy.runs}/full/seed0/imdb-probe")]
 
 
 def test_side_by_side_gives_the_same_bytes_as_one_after_the_other(world, tmp_path):
@@ -224,9 +240,9 @@ def test_side_by_side_gives_the_same_bytes_as_one_after_the_other(world, tmp_pat
         command = arguments(world, tmp_path / str(jobs), "--jobs", jobs, "--tasks", "cola",
                             "--variants", "full,no_ce")
         printed = run_experiment(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        assert len(re.findall(r"^\[\d/5\] ", printed, re.MULTILINE)) == 5
+        assert len(re.findall(r"^\[\d/8\] ", printed, re.MULTILINE)) == 8
     for file in ("full/seed0/model.safetensors", "no_ce/seed0/cola/model.safetensors",
-                 "teacher/seed0/cola/predictions.tsv"):
+                 "teacher/seed0/cola/predictions.tsv", "full/seed0/cola-probe/predictions.tsv"):
         assert (tmp_path / "1" / file).read_bytes() == (tmp_path / "2" / file).read_bytes()
 
 
@@ -298,12 +314,12 @@ def test_the_default_needs_no_data_and_is_done_once(tmp_path):
     command = ("--tasks", "cola,sst2", "--variants", "full,random_init", "--device", "cpu",
                "--seeds", "1", "--pretrain_args=--steps 2", "--finetune_args=--epochs 1")
     printed = run_experiment(command, cwd=tmp_path)
-    assert "8 runs, of which 8 are to do" in printed
+    assert "14 runs, of which 14 are to do" in printed
     assert "| toy CoLA |" in printed
     folder = tmp_path / "runs" / "toy"
     for name in ("world", "report.md", "ablation.png", "losses.png"):
         assert (folder / name).exists()
-    assert "8 runs, of which 0 are to do" in run_experiment(command, cwd=tmp_path)
+    assert "14 runs, of which 0 are to do" in run_experiment(command, cwd=tmp_path)
     assert read_config(folder / "full" / "seed0").num_hidden_layers == 3
 
 

@@ -75,7 +75,8 @@ def results_json(path, **changes):
         "columns": {"cola": "CoLA", "macro": "macro"}, "rows": {"cola": 400},
         "scores": {"full": dict.fromkeys(columns, {"mean": 70.0})},
         "covariance": dict.fromkeys(columns, (2 * np.eye(3)).tolist()),
-        "change": {"a": change, "b": change}, "row_share": {"a": shares, "b": shares}, **changes}
+        "change": {"a": change, "b": change}, "row_share": {"a": shares, "b": shares},
+        "probe": {}, **changes}
     path.write_text(json.dumps(summary))
     return str(path)
 
@@ -90,6 +91,15 @@ def test_the_command_prints_a_line_for_each_column(tmp_path, capsys):
     assert [row[0] for row in rows] == headings
     for _, together, *alone in rows:
         assert 90 < float(together) <= min(map(float, alone))
+
+
+def test_the_probes_have_lines_of_their_own(tmp_path, capsys):
+    probe = {"columns": {"cola": "CoLA"}, "main_column": "cola"}
+    results = results_json(tmp_path / "results.json", probe=probe)
+    coverage.main(["--results", results, "--draws", "50"])
+    lines = [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert lines[-2] == "| linear probes, CoLA" and lines[-1].startswith(
+        "| linear probes, CoLA, as the share of 400 rows")
 
 
 def test_an_experiment_without_intervals_is_refused(tmp_path):

@@ -4,7 +4,7 @@ import json
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from made_summary import make_summary
+from made_summary import PROBE_CHANGES, make_probe, make_summary
 
 from support import figures, forest_plot
 
@@ -55,6 +55,20 @@ def test_points_and_intervals_are_those_of_the_summary(drawn):
             assert points_of(axes, "o")[place] == pytest.approx(factor * change["difference"])
     assert points_of(macro, "D") == {0: -1.46, 1: -2.96, 2: -0.31, 3: -3.69}
     assert not points_of(tasks[0], "D")
+
+
+def test_the_probes_have_a_panel_of_their_own(drawn):
+    macro, agreement, *_ = drawn(make_summary())
+    with_probes = drawn({**make_summary(), "probe": make_probe()})
+    assert [axes.get_title() for axes in with_probes[:3]] == [
+        macro.get_title(), "macro, linear probes", agreement.get_title()]
+    points, intervals = points_of(with_probes[1], "o"), intervals_of(with_probes[1])
+    for place, name in enumerate(("no_cos", "no_ce", "no_mlm")):
+        change = PROBE_CHANGES[name]
+        assert points[place] == pytest.approx(change)
+        assert intervals[place] == pytest.approx((change - 0.5, change + 0.5))
+    assert points_of(with_probes[1], "<") and not points_of(with_probes[1], "D")
+    assert points_of(with_probes[0], "D") == points_of(macro, "D")
 
 
 def test_random_initialisation_does_not_squash_the_others(drawn):

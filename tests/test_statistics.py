@@ -13,7 +13,7 @@ import finetune
 from load_hf_weights import load_model
 from support.errors import InputError
 from support.predictions import table_of_predictions, write_predictions
-from support.statistics import summarize
+from support.statistics import summarize, summary_of_probes
 
 SEEDS = [3, 4, 5, 6]
 ROWS = {"cola": 300, "mrpc": 200}
@@ -28,13 +28,13 @@ class Results:
         self.folder, self.data_dir, self.rng = folder, data_dir, np.random.default_rng(0)
         self.targets = {task: self.rng.integers(0, 2, rows) for task, rows in ROWS.items()}
 
-    def fine_tuning(self, name, seed, task, share):
-        """The results of a fine-tuning; returns its score."""
+    def fine_tuning(self, name, seed, task, share, suffix=""):
+        """The results of a fine-tuning, or with a suffix of a probe; returns its score."""
         targets, label_names = self.targets[task], list(finetune.TASKS[task].labels.values())
         known = self.rng.random(len(targets)) < share
         predictions = np.where(known, targets, self.rng.integers(0, 2, len(targets)))
         sets = {"dev": (predictions, targets)}
-        folder = self.folder / name / f"seed{seed}" / task
+        folder = self.folder / name / f"seed{seed}" / f"{task}{suffix}"
         folder.mkdir(parents=True)
         write_predictions(folder, table_of_predictions(sets, label_names))
         results = {"data": task, "score": finetune.score(task, sets)}
@@ -190,6 +190,48 @@ def test_results_on_other_dev_rows_are_refused(experiment):
     results.fine_tuning("no_ce", 4, "cola", 0.5)
     with pytest.raises(InputError, match="no_ce: not all of its dev rows of cola are"):
         results.summary(SEEDS)
+
+
+# ---- Probes ----
+
+def test_the_probes_are_compared_like_the_fine_tunings(experiment):
+    results, scores, _ = experiment
+    before = results.summary(SEEDS)
+    assert before["probe"] == {} and summary_of_probes(before) is None
+    for name in TITLES:
+        for seed, task in itertools.product(SEEDS, ROWS):
+            folder = results.folder / name / f"seed{seed}" / task
+            shutil.copytree(folder, f"{folder}-probe")
+    after = results.summary(SEEDS)
+    assert after["seconds"].pop("probes") == 60 * len(TITLES) * len(SEEDS) * len(ROWS)
+    parts = ("columns", "scores", "change", "covariance", "row_share", "rows", "since_edit",
+             "main_column", "macro_of")
+    assert after["probe"] == {part: before[part] for part in parts}
+    assert {**after, "probe": {}} == before
+
+    for seed in SEEDS:  # the probes of one student are different, and fine-tuning is as it was
+        folder = results.folder / "no_ce" / f"seed{seed}" / "cola-probe"
+        folder.rename(f"{folder}~1")
+    new = np.array([results.fine_tuning("no_ce", seed, "cola", 0.1, "-probe") for seed in SEEDS])
+    summary = results.summary(SEEDS)
+    assert summary["change"] == before["change"] and summary["since_edit"] == {}
+    probes = summary_of_probes(summary)
+    assert probes["change"]["no_ce"]["cola"]["difference"] == pytest.approx(
+        np.mean(new - scores["full"]["cola"]))
+    assert probes["since_edit"]["no_ce"]["cola"]["difference"] == pytest.approx(
+        np.mean(new - scores["no_ce"]["cola"]))
+    assert probes["family"] == ["no_cos", "no_ce"]
+
+
+def test_probes_that_are_not_done_for_every_model_are_left_out(experiment):
+    results, *_ = experiment
+    for name in list(TITLES)[:-1]:
+        for seed, task in itertools.product(SEEDS, ROWS):
+            results.fine_tuning(name, seed, task, 0.5, "-probe")
+    assert results.summary(SEEDS)["probe"] == {}
+    for seed in SEEDS:
+        results.fine_tuning("random_init", seed, "mrpc", 0.5, "-probe")
+    assert list(results.summary(SEEDS)["probe"]["columns"]) == ["mrpc", "macro"]
 
 
 # ---- Changes since an edit ----
