@@ -8,6 +8,7 @@ import pytest
 import sklearn.metrics
 import torch
 import transformers
+from conftest import BAD, GOOD
 from scipy import special
 
 from data import encode
@@ -94,14 +95,17 @@ def test_only_the_encoder_counts_and_the_same_model_gives_the_same_bytes(world, 
 
 
 def test_what_the_encoder_knows_decides_the_score(world, tmp_path):
-    """Whether a word of praise or blame is there, read from states with and without the words."""
-    score = probe.main(arguments(world, tmp_path / "knows", "sst2"))["score"]
-    blind = shutil.copytree(world / "teacher", tmp_path / "model")
-    model, tokenizer = load_model(blind), load_tokenizer(blind)
-    model.bert.embeddings.word.weight.data[:] = model.bert.embeddings.word.weight.data[0].clone()
-    save_model(model, tokenizer, blind)
-    of_blind = probe.main(arguments(world, tmp_path / "blind", "sst2", "--model", blind))["score"]
-    assert of_blind < 65 and score > of_blind + 10
+    """SST-2's label is a word of praise or blame; one of two models has a vector for each kind."""
+    score = probe.main(arguments(world, tmp_path / "not", "sst2"))["score"]
+    knowing = shutil.copytree(world / "teacher", tmp_path / "model")
+    model, tokenizer = load_model(knowing), load_tokenizer(knowing)
+    vectors = model.bert.embeddings.word.weight.data
+    direction = torch.randn(vectors.shape[1], generator=torch.Generator().manual_seed(0))
+    for words, sign in ((GOOD, 1), (BAD, -1)):
+        vectors[[tokenizer.token_to_id(word) for word in words]] = sign * 20 * direction
+    save_model(model, tokenizer, knowing)
+    of_knowing = probe.main(arguments(world, tmp_path / "knows", "sst2", "--model", knowing))
+    assert score < 70 and of_knowing["score"] > 85
 
 
 def test_a_finished_probe_is_kept_and_another_models_is_another(world, tmp_path, capsys):
