@@ -67,7 +67,7 @@ EXTENDED = {
     "weights_111":  ("weights 1, 1, 1",
                      ["--alpha_ce", "1", "--alpha_mlm", "1", "--alpha_cos", "1"]),
 }
-# Positive controls, with make controls: a student that learns for longer must score higher.
+# Positive controls, with make controls: what fewer steps of distillation are worth.
 CONTROLS = {
     "steps_80": ("80 steps",               ["--steps", "80"]),
     "steps_40": ("40 steps",               ["--steps", "40"]),
@@ -123,14 +123,15 @@ def commands(args):
                 steps.append((pretrain, [
                     "--teacher", args.teacher, "--corpus", *args.corpus, *heldout,
                     "--out_dir", str(folder), "--seed", str(seed),
-                    *preset["pretrain"], *changes, *common, *args.pretrain_args]))
+                    *preset["pretrain"], *common, *args.pretrain_args,
+                    *changes]))  # last: what the heading says must hold
             model = fixed_models.get(name, str(folder))
             for task in args.tasks:
                 of_task = ["--model", model, "--task", task, "--data_dir", args.data_dir]
                 steps.append((finetune, [
                     *of_task, "--out_dir", str(folder / task), "--seed", str(seed),
                     *preset["finetune"], *common, *args.finetune_args]))
-                if task in probe.PROBED:  # without a seed: nothing is drawn at random
+                if task in probe.PROBED:  # without a seed: a model has one score
                     steps.append((probe, [
                         *of_task, "--out_dir", str(folder / f"{task}{PROBE}"),
                         "--device", args.device, "--overwrite"]))
@@ -193,7 +194,8 @@ def read_arguments(arguments):
                           "the preset's")
     add("--corpus", nargs="+", help="text files, or folders of them; default: the preset's")
     add("--heldout", nargs="+",
-        help="text to measure on; default: a slice of the corpus, left out of the training")
+        help="text to measure on; default: the preset's; with --corpus, or without one in the "
+             "preset, a slice of the corpus, left out of the training")
     add("--data_dir", help="folder that holds CoLA/, MNLI/, ... or glue_data/, aclImdb/, squad/; "
                            "default: the preset's")
     add("--out_dir", help="folder for all runs and the report; default: runs/PRESET")
@@ -245,7 +247,8 @@ def complete(args):
         raise InputError("--also: two models have the same name")
     args.also = dict(args.also)
     if "extended" in args.variants:
-        args.variants = [*VARIANTS, *EXTENDED]
+        wanted = {*args.variants, *VARIANTS, *EXTENDED}
+        args.variants = [name for name in ALL_VARIANTS if name in wanted]
     if BASELINE not in args.variants:
         raise InputError(f"--variants must contain {BASELINE}: the others are compared with it")
     return args

@@ -181,15 +181,14 @@ def task_loss(logits, targets):
 
 def predict(model, rows, pad, device, precision, batch_size=64):
     """(rows): the class number of every row; its score, if the model has one output."""
-    logits = np.stack(compute_logits(model, rows, pad, device, precision, batch_size))
+    logits = np.stack(compute_outputs(model, rows, pad, device, precision, batch_size))
     return logits[:, 0].astype(float) if logits.shape[1] == 1 else logits.argmax(-1)
 
 
 @torch.inference_mode()
-def compute_logits(model, rows, pad, device, precision, batch_size=64):
-    """A list with every row's logits: (classes); of a SpanModel (2, length of its batch).
-
-    Raises InputError if they are not finite."""
+def compute_outputs(model, rows, pad, device, precision, batch_size=64):
+    """A list of what the model gives for each row: a Classifier's logits (classes), a SpanModel's
+    (2, length of its batch). Raises InputError if they are not finite."""
     order = sorted_batches(rows, batch_size)[RANK::WORLD_SIZE]  # each rank predicts some batches
 
     def padded(batch):
@@ -203,7 +202,8 @@ def compute_logits(model, rows, pad, device, precision, batch_size=64):
     order = all_gather([row for batch in order for row in batch])
     if not all(np.isfinite(of_row).all() for of_row in logits):
         # The last update may diverge, and no loss follows it.
-        raise InputError("the trained model's logits are not finite numbers; lower --lr")
+        raise InputError("the model's outputs are not finite numbers; after fine-tuning: lower "
+                         "--lr")
     return [logits[i] for i in np.argsort(order)]
 
 
@@ -213,7 +213,7 @@ def predictions_and_targets(args, model, examples, tokenizer):
     if args.task == "squad":
         windows = list(squad.windows(examples, tokenizer, args.max_length, args.stride))
         rows = [window.row for window in windows]
-        logits = compute_logits(model, rows, pad, device, args.precision)
+        logits = compute_outputs(model, rows, pad, device, args.precision)
         answers = squad.best_answers(examples, windows, logits)
         return answers, [question.gold_answers for question in examples]
     rows = encode(examples, tokenizer, args.max_length)

@@ -195,7 +195,7 @@ class Pooler(nn.Module):
         return torch.tanh(self.dense(hidden[:, 0]))
 
 
-class SequenceClassifier(nn.Module):
+class Classifier(nn.Module):
     """BERT, pooler, dropout, linear: one label for a sentence or a pair of sentences.
 
     num_labels 1: a regression."""
@@ -222,7 +222,7 @@ class SequenceClassifier(nn.Module):
 MASKED_LOGIT = -1e9
 
 
-class QuestionAnswering(nn.Module):
+class SpanModel(nn.Module):
     """BERT and a linear layer with two outputs per token: an answer's start and its end.
 
     Devlin et al. 2018, section 4.2."""
@@ -241,9 +241,6 @@ class QuestionAnswering(nn.Module):
         if attention_mask is None:
             return logits
         return logits.masked_fill(attention_mask[:, None] == 0, MASKED_LOGIT)
-
-
-Classifier, SpanModel = SequenceClassifier, QuestionAnswering  # the names that other files use
 
 
 def init_weights(module, std):

@@ -223,8 +223,8 @@ def check_arguments(args):
         raise InputError("--config works with --teacher none only: a student's configuration "
                          "follows from its teacher's")
     if not args.weights:
-        flags = " or ".join(f"--use_{name}" for name in WEIGHTS)
-        raise InputError(f"all losses are off: set {flags} to 1")
+        flags = " or ".join(f"--alpha_{name}" for name in WEIGHTS)
+        raise InputError(f"all losses are off: one needs a weight above 0 ({flags}), and --use_X 1")
     all_need_masks = all("labels" in arguments_of(LOSSES[name][0]) for name in args.weights)
     if args.mlm_prob == 0 and all_need_masks:
         raise InputError("--mlm_prob 0 masks nothing, so the MLM loss has nothing to learn from")

@@ -69,8 +69,8 @@ def scaled(change, factor):
 def draw_panel(axes, summary, changes, title, papers=None):
     """One line for each variant. changes: {name: interval}. papers: {name: the paper's value}.
 
-    The variants without one loss set the scale. One that is far outside, as random initialisation
-    is, becomes an arrow with its number: else the others could not be told apart."""
+    The variants whose intervals are adjusted set the scale. One that is far outside, as random
+    initialisation is, becomes an arrow with its number: else the others could not be told apart."""
     papers, colours = papers or {}, colour_of_each(changes)
     low, high = axis_limits([name for name in summary["family"] if name in changes] or changes,
                             changes, papers)

@@ -51,26 +51,23 @@ def read_outcomes(folders):
     what read_predictions returns}. Raises InputError if a file is damaged."""
     outcomes = {}
     for task, of_seeds in folders.items():
-        if not all((folder / "run.json").exists() for folder in of_seeds):
-            continue
-        try:
+        if all((folder / "run.json").exists() for folder in of_seeds):
             outcomes[task] = read_outcome(task, of_seeds)
-        except (KeyError, TypeError, ValueError, OSError) as error:
-            raise InputError(
-                f"{of_seeds[0].parent}: results.json or predictions.tsv of {task} is damaged "
-                f"({error!r}); delete the folder {of_seeds[0].name} and run the experiment "
-                "again") from None
     return outcomes
 
 
 def read_outcome(task, folders):
     """The outcome of one task, from the folders of its fine-tunings or probes, one a seed."""
-    results = [read_json(folder / "results.json") for folder in folders]
-    return {
-        "data": results[0]["data"],
-        "scores": np.array([result["score"] for result in results]),
-        "sets": [read_predictions(folder / "predictions.tsv", task) for folder in folders],
-    }
+    results, sets = [], []
+    for folder in folders:
+        try:
+            results.append(read_json(folder / "results.json"))
+            scores = [float(result["score"]) for result in results]
+            sets.append(read_predictions(folder / "predictions.tsv", task))
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            raise InputError(f"{folder}: results.json or predictions.tsv is damaged ({error!r}); "
+                             "delete this folder and run the experiment again") from None
+    return {"data": results[0]["data"], "scores": np.array(scores), "sets": sets}
 
 
 def read_predictions(path, task):

@@ -4,8 +4,9 @@
 
 A row of the task is the mean of its last hidden states, over all of its tokens. A linear model is
 fitted to these vectors; the encoder is not trained (Conneau et al. 2018, arXiv:1805.01070).
-Fine-tuning may learn anew what distillation did not give, a probe cannot. Nothing is drawn at
-random, so a model has one score. Read next: support/outcomes.py, which reads the results.
+Fine-tuning changes the encoder, so it can make up for what distillation did not give. A probe only
+weighs what is there. Its sample of training rows is always the same, so a model has one score.
+Read next: support/outcomes.py, which reads the results.
 """
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from data import encode
-from finetune import compute_logits, results_of
+from finetune import compute_outputs, results_of
 from load_hf_weights import load_model, load_tokenizer, model_files
 from model import Bert
 from support import tasks
@@ -31,7 +32,7 @@ from support.task_setup import label_names, load_data
 from support.tasks import TASKS
 
 TRAIN_ROWS = 4000
-# A strong penalty: what counts is what lies open, not what many weights together could dig out.
+# Strong, so that the probe relies on the directions in which the states differ most.
 PENALTY = 100.0
 PROBED = [task for task in TASKS if task != "squad"]  # its answers are spans, not classes
 
@@ -51,8 +52,7 @@ class MeanState(nn.Module):
 
 
 def linear_model(task):
-    """scikit-learn's logistic regression, of a regression's scores ridge regression, with features
-    of mean 0 and deviation 1."""
+    """Logistic regression, or ridge regression if the labels are scores, on scaled features."""
     if TASKS[task].labels is None:
         return make_pipeline(StandardScaler(), Ridge(PENALTY))
     return make_pipeline(StandardScaler(), LogisticRegression(C=1 / PENALTY, max_iter=1000))
@@ -63,7 +63,7 @@ def mean_states(args, model, examples, tokenizer):
     length = min(TASKS[args.task].max_length, model.config.max_position_embeddings)
     rows = encode(examples, tokenizer, length)
     device, pad = torch.device(args.device), model.config.pad_token_id
-    return np.stack(compute_logits(model, rows, pad, device, "fp32"))
+    return np.stack(compute_outputs(model, rows, pad, device, "fp32"))
 
 
 def fingerprint(args):
@@ -108,12 +108,12 @@ def probe(args, depends_on):
         train_set, dev_sets = load_data(args)
         tokenizer = load_tokenizer(args.model)
         model = MeanState(load_model(args.model, Bert)).to(args.device).eval()
-        reader = linear_model(args.task)
-        reader.fit(mean_states(args, model, train_set, tokenizer),
-                   [example.label for example in train_set])
+        classifier = linear_model(args.task)
+        classifier.fit(mean_states(args, model, train_set, tokenizer),
+                       [example.label for example in train_set])
         sets = {}
         for name, examples in dev_sets.items():
-            predictions = reader.predict(mean_states(args, model, examples, tokenizer))
+            predictions = classifier.predict(mean_states(args, model, examples, tokenizer))
             sets[name] = predictions, np.array([example.label for example in examples])
         results = results_of(args, train_set, sets)
         names = label_names(args.task) if TASKS[args.task].labels else None

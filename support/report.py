@@ -29,9 +29,9 @@ HELDOUT_COLUMNS = {  # heading: (key in "heldout", factor, digits)
 HELDOUT_CHANGES = ("agreement with teacher", "KL from teacher")
 
 SMOKE_TEST = (
-    "**A smoke test**: one seed. It shows that everything runs. A score changes from seed to seed "
-    "by as much as it does without a loss, so nothing is concluded here, and there are no "
-    "intervals; SEEDS=5 has them.")
+    "**A smoke test**: one seed. It shows that everything runs. Another seed changes a score by as "
+    "much as leaving out a loss does, so nothing is concluded here, and there are no intervals; "
+    "SEEDS=5 has them.")
 SEVERAL_SEEDS = (
     "n = {n}: {seeds}. Brackets hold a 95 % interval. It covers what a repetition would change: "
     "all that a seed sets (new weights, order, masks and dropout, in both trainings) "
@@ -50,8 +50,10 @@ PAPERS_COLUMN = (
 PROBES = (
     "Nothing in these models is trained further. A linear classifier with a strong penalty reads "
     "the labels off the mean of a row's last hidden states, after it was fitted to {rows} training "
-    "rows at most (support/probe.py). Fine-tuning may learn anew what distillation did not give; "
-    "here only that counts which lies open. The intervals are as above.")
+    "rows at most (support/probe.py). Fine-tuning changes the encoder, so it can make up for what "
+    "distillation did not give; a probe only weighs what is there. It has no seed of its own: the "
+    "deviations and intervals come from the distillation's seed, and from the dev rows. The "
+    "teacher has one score for all seeds.")
 SINCE_EDIT = (
     "The difference from the latest outdated results, of every model that has them: paired t "
     "intervals over the seeds, not adjusted. The older results are in folders whose names end in "
@@ -94,7 +96,7 @@ def report_text(summary, title):
         *change_table(summary["change"], summary, paper=True), "",
     ]
     if probes:
-        lines += ["## Linear probes of the frozen models", "", PROBES.format(rows=TRAIN_ROWS), "",
+        lines += ["## Linear probes of the frozen models", "", explain_probes(summary, probes), "",
                   *scores_table(probes), "", *change_table(probes["change"], probes), ""]
     changed = [part for part in (summary, probes) if part and part["since_edit"]]
     if changed:
@@ -129,6 +131,16 @@ def explanation(summary):
         sentences.append(
             f"**Left out**, because not finished for every model and seed: {left_out}.")
     return " ".join(sentences)
+
+
+def explain_probes(summary, probes):
+    """What the tables of probes show, and what they leave out."""
+    missing = [heading for task, heading in summary["columns"].items()
+               if task not in probes["columns"] and task != "squad"]
+    text = PROBES.format(rows=TRAIN_ROWS)
+    if missing:
+        text += f" **Left out**, because not probed for every model and seed: {', '.join(missing)}."
+    return text
 
 
 def scores_table(summary):
@@ -200,11 +212,15 @@ def conclusion(summary):
     """The lines of the section that says what was found, what was not, and how sure it is."""
     if not changes_of_variants(summary):
         return []
-    sentences = [*effects_on_the_score(summary), order_against_the_paper(summary)]
+    paragraphs = [[*effects_on_the_score(summary), order_against_the_paper(summary)]]
     if probes := summary_of_probes(summary):
-        sentences += effects_on_the_score(probes, " of the linear probes")
-    sentences.append(effects_on_the_language_model(summary))
-    return ["## What was found", "", " ".join(filter(None, sentences)), ""]
+        paragraphs.append(effects_on_the_score(probes, " of the linear probes"))
+    paragraphs.append([effects_on_the_language_model(summary)])
+    lines = ["## What was found", ""]
+    for sentences in paragraphs:
+        if any(sentences):
+            lines += [" ".join(filter(None, sentences)), ""]
+    return lines
 
 
 def effects_on_the_score(summary, kind=""):
@@ -216,16 +232,14 @@ def effects_on_the_score(summary, kind=""):
         if is_noise(value):
             unclear.append(f"{titles[name]} {show_interval(value)}")
         else:
-            real.append(f"{titles[name]} by {value['difference']:+.1f} points "
-                        f"{show_interval(value)}")
+            real.append(f"{titles[name]} {value['difference']:+.1f} points {show_interval(value)}")
     sentences, score, baseline = [], score_name(column) + kind, titles[summary["baseline"]]
     if real:
-        sentences.append(f"**Against {baseline}, the {score} changes with {', '.join(real)}**, "
+        sentences.append(f"**The {score} differs from that of {baseline}: {', '.join(real)}**, "
                          "each with its 95 % interval.")
     if unclear:
-        on_it = f" on the {score}" if kind else ""
-        sentences.append(f"No effect{on_it} was found of {', '.join(unclear)}: what there is lies "
-                         "within the brackets, on either side of zero.")
+        sentences.append(f"The {score} was not found to differ: {', '.join(unclear)}. What "
+                         "difference there is lies within the brackets, on either side of zero.")
     return sentences
 
 
@@ -249,7 +263,7 @@ def order_against_the_paper(summary):
 
 
 def effects_on_the_language_model(summary):
-    """A sentence about agreement with the teacher and KL, of the losses that are left out.
+    """A sentence about agreement with the teacher and KL, of the variants that were adjusted.
 
     "" if no such variant was run."""
     if not summary["family"]:
@@ -265,8 +279,8 @@ def effects_on_the_language_model(summary):
         if found:
             parts.append(f"{summary['titles'][name]} ({', '.join(found)})")
     if not parts:
-        return "As language models, the students without one loss cannot be told from the baseline."
-    return f"As a language model the student changes with {'; '.join(parts)}."
+        return "As language models these students cannot be told from the baseline."
+    return f"As language models these students differ from the baseline: {'; '.join(parts)}."
 
 
 def score_name(column):

@@ -120,6 +120,26 @@ def test_a_second_call_runs_nothing_and_reports_the_same(experiment, world, monk
     assert (out_dir / "report.md").read_bytes() == before
 
 
+def test_what_a_variants_heading_says_wins_over_the_users_arguments(world, tmp_path):
+    args = ablation.read_arguments(arguments(
+        world, tmp_path, "--variants", "full,T_1,steps_80",
+        "--pretrain_args=--steps 320 --temperature 4 --max_length 32"))
+    runs = {}
+    for module, words in ablation.commands(args):
+        if module.__name__ == "pretrain":
+            run = module.read_arguments(words)
+            runs[Path(run.out_dir).parent.name] = (run.steps, run.temperature)
+    assert runs == {"full": (320, 4), "T_1": (320, 1), "steps_80": (80, 4)}
+
+
+def test_the_extended_variants_leave_the_others_in(world, tmp_path):
+    def variants(text):
+        return ablation.read_arguments(arguments(world, tmp_path, "--variants", text)).variants
+    extended = [*ablation.VARIANTS, *ablation.EXTENDED]
+    assert variants("extended") == variants("full,extended") == extended
+    assert variants("steps_0,extended") == [*extended, "steps_0"]
+
+
 # ---- Edited code ----
 
 class Copy:

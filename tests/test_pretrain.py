@@ -284,7 +284,8 @@ NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has
     ("--mlm_prob 1.5",        "--mlm_prob: 1.5 is not a number at least 0 and at most 1"),
     ("--mlm_prob 0 --use_ce 0 --use_cos 0", "--mlm_prob 0 masks nothing"),
     ("--use_mlm 0 --use_ce 0 --use_cos 0",
-     "all losses are off: set --use_ce or --use_mlm or --use_cos to 1"),
+     (r"all losses are off: one needs a weight above 0 \(--alpha_ce or --alpha_mlm or "
+      r"--alpha_cos\), and --use_X 1")),
     ("--layers evenly:5",     "--layers: the teacher has 4 layers, too few for evenly:5"),
     ("--layers 0,4",          "--layers: the teacher has layers 0 to 3, not 4"),
     ("--layers a",            "--layers: a is neither even, .* nor a list of layers"),
