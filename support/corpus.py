@@ -29,6 +29,7 @@ CODE = code_fingerprint(__file__, imports=False)  # an edit of this file makes t
 TEXT_SUFFIXES = (".txt", ".raw", ".tokens", ".md")
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"PK\x03\x04": "zip",
               b"\x28\xb5\x2f\xfd": "zstd"}  # the first bytes of a file
+PACKED_SUFFIXES = (".gz", ".bz2", ".xz", ".zip", ".zst")
 
 
 # ---- Text files ----
@@ -48,7 +49,9 @@ def text_files(paths):
         found = sorted(file for file in files_below(path)
                        if file.suffix.lower() in TEXT_SUFFIXES and file.is_file())
         if not found:
-            raise InputError(f"{path}: this folder holds no {', '.join(TEXT_SUFFIXES)} file")
+            packed = [file.name for file in files_below(path) if file.suffix in PACKED_SUFFIXES]
+            hint = f"; {packed[0]} is compressed: unpack it first" if packed else ""
+            raise InputError(f"{path}: this folder holds no {', '.join(TEXT_SUFFIXES)} file{hint}")
         files += found
     return files
 

@@ -27,23 +27,29 @@ from support.chunked_loss import ChunkedLoss, micro_batches
 from support.device import autocast
 from support.errors import Interrupted, interrupt
 from support.process_pool import process_pool
-from support.run_folder import archived_versions, why_outdated
+from support.run_folder import archived_versions, take_back, why_outdated
 from support.seeds import DROPOUT
 
 
 def pending(commands):
     """The commands whose run is missing or out of date.
 
-    With a student that is to be distilled, all of its fine-tunings and probes are."""
+    With a student that is to be distilled, all of its fine-tunings and probes are. An archived run
+    that fits again, as after an edit that was undone, gets its place back first."""
     to_run, students = [], set()
     for module, arguments in commands:
         args = module.read_arguments(arguments)
         of_new_student = getattr(args, "model", None) in students
-        if of_new_student or why_outdated(args, module.fingerprint(args)) != []:
+        if of_new_student or is_outdated(args, module.fingerprint(args)):
             to_run.append((module, arguments))
             if module is pretrain:
                 students.add(args.out_dir)
     return to_run
+
+
+def is_outdated(args, fingerprint):
+    """Whether args.out_dir does not hold this run, even after take_back."""
+    return why_outdated(args, fingerprint) != [] and not take_back(args, fingerprint)
 
 
 def shell_command(command):

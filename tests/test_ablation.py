@@ -199,6 +199,14 @@ def test_an_edited_formula_reruns_the_students_that_use_it_and_shows_what_it_did
     assert "## Change since the edit" in (copy.runs / "report.md").read_text()
     assert copy.run(*some)[0] == []
 
+    edited = formula.replace("(1", "2 * (1")
+    for before, after in ((edited, formula), (formula, edited)):  # undone, and done again
+        copy.replace("losses.py", before, after)
+        done, printed = copy.run(*some)
+        assert done == [] and "runs, of which 0 are to do" in printed
+        assert f"{student}: up to date again; taken back from {student}~1" in printed
+        assert score_of(copy.runs, "full", 0, "cola") == (old if after == formula else new)
+
     copy.replace("finetune.py", "weight_decay=0.0", "weight_decay=0.01")
     done, _ = copy.run(*some)  # the students stay as they are
     assert [module for module, _ in done] == ["finetune", "probe"] * 6

@@ -157,6 +157,9 @@ def test_a_compressed_corpus_is_called_one(tmp_path, tokenizer, kind, compress):
     file.write_bytes(compress("good café\n".encode() * 100))
     with pytest.raises(InputError, match=f"corpus.txt.gz: is compressed .{kind}.; unpack it first"):
         corpus_tokens([file], tokenizer, tmp_path / "cache")
+    with pytest.raises(InputError, match=(r"this folder holds no \.txt, .* file; "
+                                          "corpus.txt.gz is compressed: unpack it first")):
+        text_files([str(tmp_path)])
 
 
 def test_the_share_of_unknown_words_is_told_and_much_is_warned_of(tmp_path, tokenizer, capsys):
