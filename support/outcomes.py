@@ -58,16 +58,17 @@ def read_outcomes(folders):
 
 def read_outcome(task, folders):
     """The outcome of one task, from the folders of its fine-tunings or probes, one a seed."""
-    results, sets = [], []
+    names, scores, sets = [], [], []
     for folder in folders:
         try:
-            results.append(read_json(folder / "results.json"))
-            scores = [float(result["score"]) for result in results]
+            result = read_json(folder / "results.json")
+            names.append(result["data"])
+            scores.append(float(result["score"]))
             sets.append(read_predictions(folder / "predictions.tsv", task))
         except (KeyError, TypeError, ValueError, OSError) as error:
             raise InputError(f"{folder}: results.json or predictions.tsv is damaged ({error!r}); "
                              "delete this folder and run the experiment again") from None
-    return {"data": results[0]["data"], "scores": np.array(scores), "sets": sets}
+    return {"data": names[0], "scores": np.array(scores), "sets": sets}
 
 
 def read_predictions(path, task):
