@@ -363,7 +363,7 @@ def experiment(world, out_dir, *more):
 
 
 def first_columns(text):
-    """For each section of a report, the first cells of its table's rows."""
+    """For each section of a report, the first cells of its tables' rows."""
     return [re.findall(r"^\| ([^|]+?) \|", part, re.MULTILINE) for part in text.split("## ")]
 
 
@@ -372,20 +372,22 @@ def test_it_is_a_row_of_the_report(distilbert, world, tmp_path, capsys, monkeypa
     run(ablation, *experiment(world, tmp_path, *also))
     printed = capsys.readouterr().out
     assert printed.startswith("2 students to distil from")
-    assert ("5 models to fine-tune on cola, imdb, with seed 0: 12 runs, of which 12 are to do"
-            in printed)
+    assert ("5 models to fine-tune and probe on cola, imdb, with seed 0: 22 runs, of which 22 are "
+            "to do" in printed)
 
     tuned = tmp_path / "published" / "seed0" / "imdb"
     arguments = read_json(tuned / "run.json")["arguments"]
     assert arguments["model"] == str(distilbert[0]) and arguments["seed"] == 0
 
     text = (tmp_path / "report.md").read_text()
-    _, scores, changes, heldout = first_columns(text)
+    _, scores, changes, probes, heldout = first_columns(text)
     assert scores == ["model", "---", "teacher", "full (baseline)", "no MLM loss", "published",
                       "small", "(majority)", "(TF-IDF)"]
     assert changes == ["variant", "---", "teacher", "no MLM loss", "published", "small"]
+    assert probes == scores + changes
     assert heldout == ["student", "---", "full (baseline)", "no MLM loss"]
-    assert re.search(r"students \d+\.\d, fine-tuning the other models \d+\.\d\.", text)
+    assert re.search(r"students \d+\.\d, fine-tuning the other models \d+\.\d, probes \d+\.\d\.",
+                     text)
 
     scores = read_json(tmp_path / "results.json")["scores"]
     score = read_json(tuned / "results.json")["score"]
