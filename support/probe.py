@@ -23,6 +23,7 @@ from load_hf_weights import load_model, load_tokenizer, model_files
 from model import Bert
 from support import tasks
 from support.cli import Parser, add_device_argument, command_line, in_range, one_of
+from support.corpus import describe_files
 from support.device import resolve_device
 from support.files import write_json
 from support.fingerprint import code_fingerprint, files_fingerprint
@@ -106,6 +107,8 @@ def probe(args, depends_on):
     """Fit the linear model and score it. Returns the run's record."""
     with open_run(args, depends_on) as run:
         train_set, dev_sets = load_data(args)
+        files = tasks.task_files(args.task, args.data_dir, train_only=args.tune)
+        print(f"{args.data_dir}, {args.task}: {describe_files(files)}", flush=True)
         tokenizer = load_tokenizer(args.model)
         model = MeanState(load_model(args.model, Bert)).to(args.device).eval()
         classifier = linear_model(args.task)

@@ -1,5 +1,6 @@
 """probe.py against transformers' hidden states, scikit-learn's metrics, and the optimum itself."""
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -61,8 +62,9 @@ def test_the_linear_model_is_the_optimum_of_the_penalized_likelihood(world):
     assert np.abs(error.T @ x).max() > 1  # without the penalty it is not
 
 
-def test_the_results_are_those_of_scikit_learns_metrics(world, tmp_path):
+def test_the_results_are_those_of_scikit_learns_metrics(world, tmp_path, capsys):
     results = probe.main(arguments(world, tmp_path / "cola", "cola"))
+    assert re.search(r"data, cola: 2 files, [\d,]+ bytes\n", capsys.readouterr().out)
     rows = read_tsv(tmp_path / "cola")
     score = sklearn.metrics.matthews_corrcoef([row[3] for row in rows], [row[2] for row in rows])
     assert results["score"] == pytest.approx(100 * score)
