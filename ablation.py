@@ -9,6 +9,8 @@ the frozen models what a linear classifier can (the probes), and reports the dif
 runs are kept; after an edit, only what depends on it runs again.
 Sanh et al. 2019 (arXiv:1910.01108), section 4.2 and Table 4. Read next: lesson.py, if you have not.
 """
+import support.startup  # noqa: F401  # first: Ctrl-C while torch is loaded ends quietly
+
 import argparse
 import os
 import re

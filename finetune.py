@@ -7,6 +7,8 @@ logits: the second distillation (Sanh et al. 2019, section 4.1, and "(D)" in its
 BERT's fine-tuning: Devlin et al. 2018 (arXiv:1810.04805), section 4.1; GLUE: Wang et al. 2018
 (arXiv:1804.07461); SQuAD: support/squad.py. Read next: ablation.py.
 """
+import support.startup  # noqa: F401  # first: Ctrl-C while torch is loaded ends quietly
+
 import itertools
 from dataclasses import replace
 from math import sqrt

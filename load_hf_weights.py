@@ -11,6 +11,8 @@ is loaded.
 transformers opens what save_model writes. DistilBERT folders can be read too.
 Read next: pretrain.py.
 """
+import support.startup  # noqa: F401  # first: Ctrl-C while torch is loaded ends quietly
+
 import dataclasses
 import json
 import os

@@ -6,6 +6,8 @@ With --teacher none --config FOLDER it trains a BERT from scratch, on the MLM lo
 how a teacher is made. Several GPUs: torchrun --nproc_per_node=N pretrain.py ...
 Sanh et al. 2019 (arXiv:1910.01108), sections 2 and 3. Read next: finetune.py.
 """
+import support.startup  # noqa: F401  # first: Ctrl-C while torch is loaded ends quietly
+
 import argparse
 import re
 from math import isfinite

@@ -2,6 +2,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -75,3 +76,29 @@ def test_make_passes_on_what_was_typed(tmp_path, words, expected):
                          capture_output=True, text=True, env={**os.environ, "HOME": "/home/me"})
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout) == expected
+
+
+@pytest.mark.parametrize("command", [
+    ["ablation.py"], ["pretrain.py"], ["finetune.py"], ["load_hf_weights.py"],
+    ["-m", "support.demo"], ["-m", "support.probe"]])
+def test_ctrl_c_during_the_imports_leaves_no_traceback(command):
+    process = subprocess.Popen([sys.executable, "-X", "importtime", *command, "--help"], cwd=ROOT,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:  # a line for each module that has been loaded
+        if " torch._" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT and printed == ""
+    assert "Traceback" not in errors and "KeyboardInterrupt" not in errors
+
+
+@pytest.mark.parametrize("code", [
+    "import pretrain", "import support.probe",
+    "import sys, types\nsys.modules['IPython'] = types.ModuleType('IPython')\n"
+    "sys.argv = ['pretrain.py']\nimport pretrain"])  # as after %run in a notebook
+def test_a_program_that_imports_the_project_keeps_its_handler_of_ctrl_c(code):
+    run = python(f"{code}\nimport signal\n"
+                 "print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == "True\n"
