@@ -23,7 +23,7 @@ from data import collate, encode, length_bucketed_batches, prefetch, sorted_batc
 from load_hf_weights import load_model, load_tokenizer, model_files, save_model
 from losses import distillation_loss
 from model import Classifier
-from support import squad, tasks
+from support import squad, task_setup, tasks
 from support.cli import Parser, add_common_arguments, command_line, in_range, one_of, resolve
 from support.corpus import describe_files
 from support.device import autocast
@@ -225,10 +225,7 @@ def predictions_and_targets(args, model, examples, tokenizer):
 
 def fingerprint(args):
     """What the run depends on, besides its arguments: {what: digest}."""
-    data_files = tasks.task_files(args.task, args.data_dir, train_only=args.tune)
-    parts = {"code": code_fingerprint(__file__),
-             "model": files_fingerprint(model_files(args.model)),
-             "data_dir": files_fingerprint(data_files)}
+    parts = task_setup.fingerprint(__file__, args)
     if args.teacher:
         parts["teacher"] = files_fingerprint(model_files(args.teacher))
         formula = (distillation_loss.__name__,)

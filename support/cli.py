@@ -138,8 +138,7 @@ def add_common_arguments(parser):
     add_device_argument(parser)
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto",
                         help="of the matrix products; auto: bf16 where the hardware has it")
-    parser.add_argument("--overwrite", action="store_true",
-                        help="if --out_dir holds another run: keep that one as OUT_DIR~1")
+    add_overwrite_argument(parser)
     parser.add_argument("--log_every", type=in_range(int, 1), default=10,
                         help="steps between two lines of log.jsonl")
     parser.add_argument("--checkpoint_minutes", type=in_range(float, 0, open_low=True), default=10,
@@ -152,6 +151,11 @@ def add_common_arguments(parser):
 def add_device_argument(parser):
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto",
                         help="auto: the fastest that exists here")
+
+
+def add_overwrite_argument(parser):
+    parser.add_argument("--overwrite", action="store_true",
+                        help="if --out_dir holds another run: keep that one as OUT_DIR~1")
 
 
 def resolve(args):

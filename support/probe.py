@@ -19,14 +19,20 @@ from torch import nn
 
 from data import encode
 from finetune import compute_outputs, results_of
-from load_hf_weights import load_model, load_tokenizer, model_files
+from load_hf_weights import load_model, load_tokenizer
 from model import Bert
-from support import tasks
-from support.cli import Parser, add_device_argument, command_line, in_range, one_of
+from support import task_setup, tasks
+from support.cli import (
+    Parser,
+    add_device_argument,
+    add_overwrite_argument,
+    command_line,
+    in_range,
+    one_of,
+)
 from support.corpus import describe_files
 from support.device import resolve_device
 from support.files import write_json
-from support.fingerprint import code_fingerprint, files_fingerprint
 from support.predictions import table_of_predictions, write_predictions
 from support.run_folder import finished_run, open_run
 from support.task_setup import label_names, load_data
@@ -52,6 +58,11 @@ class MeanState(nn.Module):
         return (states * is_token).sum(1) / is_token.sum(1)
 
 
+def load_frozen(folder, device):
+    """The encoder in a model's folder, as a MeanState. Raises InputError."""
+    return MeanState(load_model(folder, Bert)).to(device).eval()
+
+
 def linear_model(task):
     """Logistic regression, or ridge regression if the labels are scores, on scaled features."""
     if TASKS[task].labels is None:
@@ -69,10 +80,7 @@ def mean_states(args, model, examples, tokenizer):
 
 def fingerprint(args):
     """What the probe depends on, besides its arguments: {what: digest}."""
-    data_files = tasks.task_files(args.task, args.data_dir, train_only=args.tune)
-    return {"code": code_fingerprint(__file__),
-            "model": files_fingerprint(model_files(args.model)),
-            "data_dir": files_fingerprint(data_files)}
+    return task_setup.fingerprint(__file__, args)
 
 
 def read_arguments(arguments):
@@ -87,8 +95,7 @@ def read_arguments(arguments):
     add("--tune", action="store_true",
         help="for choosing settings: fit to nine tenths of the training rows, score on the last "
              "tenth, and never open the dev set")
-    add("--overwrite", action="store_true",
-        help="if --out_dir holds another run: keep that one as OUT_DIR~1")
+    add_overwrite_argument(parser)
     add_device_argument(parser)
     args = parser.parse_args(arguments)
     args.device = resolve_device(args.device)
@@ -110,7 +117,7 @@ def probe(args, depends_on):
         files = tasks.task_files(args.task, args.data_dir, train_only=args.tune)
         print(f"{args.data_dir}, {args.task}: {describe_files(files)}", flush=True)
         tokenizer = load_tokenizer(args.model)
-        model = MeanState(load_model(args.model, Bert)).to(args.device).eval()
+        model = load_frozen(args.model, args.device)
         classifier = linear_model(args.task)
         classifier.fit(mean_states(args, model, train_set, tokenizer),
                        [example.label for example in train_set])

@@ -60,6 +60,16 @@ def why_outdated(args, fingerprint):
         return [str(error)]
 
 
+def why_to_run(args, fingerprint):
+    """why_outdated, once an archived version that is this very run has its place back.
+
+    Only args.overwrite allows that."""
+    reasons = why_outdated(args, fingerprint)
+    if reasons != [] and args.overwrite and take_back(args, fingerprint):
+        return []
+    return reasons
+
+
 def finished_run(args, fingerprint, reads=(), texts=()):
     """The record of this very run in args.out_dir; None if it is yet to be run.
 
@@ -71,9 +81,7 @@ def finished_run(args, fingerprint, reads=(), texts=()):
         raise InputError("--out_dir: no name given")
     check_overlap(args.out_dir, reads, texts)
     out_dir = Path(args.out_dir)
-    reasons = why_outdated(args, fingerprint)
-    if reasons != [] and args.overwrite and take_back(args, fingerprint):
-        reasons = []
+    reasons = why_to_run(args, fingerprint)
     if reasons == []:
         print(f"{out_dir}: done before", flush=True)
         with contextlib.suppress(OSError):  # left by a run that was killed just before its cleanup

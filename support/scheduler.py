@@ -20,14 +20,13 @@ from tqdm import tqdm
 
 import pretrain
 from data import collate
-from load_hf_weights import load_model, load_tokenizer
-from model import Bert
+from load_hf_weights import load_tokenizer
 from support import probe, task_setup
 from support.chunked_loss import ChunkedLoss, micro_batches
 from support.device import autocast
 from support.errors import Interrupted, interrupt
 from support.process_pool import process_pool
-from support.run_folder import archived_versions, take_back, why_outdated
+from support.run_folder import archived_versions, why_to_run
 from support.seeds import DROPOUT
 
 
@@ -40,16 +39,11 @@ def pending(commands):
     for module, arguments in commands:
         args = module.read_arguments(arguments)
         of_new_student = getattr(args, "model", None) in students
-        if of_new_student or is_outdated(args, module.fingerprint(args)):
+        if of_new_student or why_to_run(args, module.fingerprint(args)) != []:
             to_run.append((module, arguments))
             if module is pretrain:
                 students.add(args.out_dir)
     return to_run
-
-
-def is_outdated(args, fingerprint):
-    """Whether args.out_dir does not hold this run, even after take_back."""
-    return why_outdated(args, fingerprint) != [] and not take_back(args, fingerprint)
 
 
 def shell_command(command):
@@ -128,8 +122,7 @@ def time_probe(args, teacher):
     train_set, dev_sets = task_setup.load_data(args)
     examples = list(itertools.chain(train_set, *dev_sets.values()))
     some = examples[::max(1, len(examples) // 64)]
-    model, tokenizer = probe.MeanState(load_model(teacher, Bert)), load_tokenizer(teacher)
-    model.to(args.device).eval()
+    model, tokenizer = probe.load_frozen(teacher, args.device), load_tokenizer(teacher)
     seconds = time_warm(lambda: probe.mean_states(args, model, some, tokenizer))
     return seconds * len(examples) / len(some)
 

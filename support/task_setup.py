@@ -2,16 +2,27 @@
 import numpy as np
 
 from data import encode
-from load_hf_weights import load_model, load_tokenizer, read_config
+from load_hf_weights import load_model, load_tokenizer, model_files, read_config
 from model import Classifier, SpanModel
 from support import squad, tasks
 from support.errors import InputError
+from support.fingerprint import code_fingerprint, files_fingerprint
 from support.tasks import TASKS
 
 
 def reader(task):
     """The module whose read_train and read_dev know this task's files."""
     return squad if task == "squad" else tasks
+
+
+def fingerprint(file, args):
+    """What a run on a task depends on, besides its arguments: {what: digest}.
+
+    file: the command's own, whose code counts with all that it imports."""
+    data_files = tasks.task_files(args.task, args.data_dir, train_only=args.tune)
+    return {"code": code_fingerprint(file),
+            "model": files_fingerprint(model_files(args.model)),
+            "data_dir": files_fingerprint(data_files)}
 
 
 def label_names(task):

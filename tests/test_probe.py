@@ -14,7 +14,6 @@ from scipy import special
 
 from data import encode
 from load_hf_weights import load_model, load_tokenizer, save_model
-from model import Bert
 from support import probe, tasks
 
 
@@ -27,7 +26,7 @@ def arguments(world, out_dir, task, *more):
 def states_of(world, task, examples):
     """(examples, hidden): what the probe's linear model sees."""
     args = probe.read_arguments(arguments(world, "unused", task))
-    model = probe.MeanState(load_model(world / "teacher", Bert)).eval()
+    model = probe.load_frozen(world / "teacher", "cpu")
     return probe.mean_states(args, model, examples, load_tokenizer(world / "teacher"))
 
 
