@@ -5,14 +5,20 @@ compared pairwise. The variance s² of these differences is each variant's own, 
 a student without the cosine loss is nearly the baseline's twin, one without the MLM loss is not.
 One more source of chance is the same in all seeds, and more seeds do not average it out: the dev
 rows. Its variance R is added (Bouthillier et al. 2021, arXiv:2103.03098: vary every source of
-chance):
+chance). It is measured on thousands of rows, and taken as known:
 
-    change of a variant = mean difference of n seeds ± critical value · sqrt(s² / n + R)
+    change of a variant = mean difference of n seeds ± c · sqrt(s² / n + R)
+    c = (c(n - 1) · s² / n + c(∞) · R) / (s² / n + R)
 
-Several variants are compared with one baseline. Dunnett's critical value (Dunnett 1955), with the
-n - 1 degrees of freedom of s², holds for all of these comparisons at once: in 95 % of experiments
-not one of the intervals misses the truth. It is derived for equal variances; support/coverage.py
-simulates how well it holds for those that were measured.
+The critical value c is a mean of those for n - 1 and for unlimited degrees of freedom, weighted by
+the variances (Cochran and Cox 1950, for two means of unequal variances). Degrees of freedom for the
+sum (Satterthwaite 1946) would give narrower intervals that miss too often: where s² is small by
+chance, R seems to be most of the sum.
+
+Several variants are compared with one baseline. Dunnett's critical values (Dunnett 1955) hold for
+all of these comparisons at once: in 95 % of experiments not one of the intervals misses the truth.
+They are derived for equal variances; support/coverage.py simulates how well they hold for those
+that were measured.
 Read next: support/bootstrap.py, which measures R.
 """
 import functools
@@ -21,6 +27,7 @@ import numpy as np
 from scipy import optimize, special, stats
 
 CONFIDENCE = 0.95
+MANY = 10_000  # degrees of freedom of a variance that is taken as known
 GAUSS_HERMITE = np.polynomial.hermite_e.hermegauss(40)    # nodes and weights for exp(-z²/2)
 GAUSS_LEGENDRE = np.polynomial.legendre.leggauss(40)      # from -1 to 1
 
@@ -36,15 +43,19 @@ def compare_with_first(scores, row_variances, comparisons=None):
 
 
 def compare_pair(differences, row_variance, comparisons=1):
-    """The interval of one change: the paired t interval, if it is the only comparison.
+    """The interval of one change: if R is 0 and it is the only comparison, the paired t interval.
 
-    differences: of each seed, (seeds,). comparisons: how many are to hold at once.
+    differences: of each seed, (seeds,). row_variance: R; an estimate below 0 counts as 0.
+    comparisons: how many are to hold at once.
     With one seed there is no interval: "low" and "high" are None."""
     seeds = len(differences)
     if seeds == 1:
         return interval(differences[0])
-    total, df = add_known_variance(differences.var(ddof=1) / seeds, seeds - 1, row_variance)
-    return interval(differences.mean(), dunnett_critical(comparisons, df) * np.sqrt(total))
+    variances = np.array([differences.var(ddof=1) / seeds, max(0.0, row_variance)])
+    critical = [dunnett_critical(comparisons, df) for df in (seeds - 1, MANY)]
+    total = variances.sum()
+    half = critical @ variances / np.sqrt(total) if total else 0.0
+    return interval(differences.mean(), half)
 
 
 def interval(difference, half=None):
@@ -52,17 +63,6 @@ def interval(difference, half=None):
     low, high = (None, None) if half is None else (difference - half, difference + half)
     values = {"difference": difference, "low": low, "high": high}
     return {key: None if value is None else float(value) for key, value in values.items()}
-
-
-def add_known_variance(estimate, df, known):
-    """(estimate + known, its degrees of freedom), for an estimated variance with df degrees.
-
-    `known`, counted as 0 if it is below, is taken as exact: R is measured on thousands of rows. The
-    more of the sum it is, the better is the sum known (Satterthwaite 1946)."""
-    known = max(0.0, known)
-    if not estimate or not known:
-        return estimate + known, df
-    return estimate + known, min(df * (1 + known / estimate) ** 2, 1000.0)
 
 
 def row_variance(resampled):

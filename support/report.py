@@ -26,7 +26,7 @@ HELDOUT_COLUMNS = {  # heading: (key in "heldout", factor, digits)
     "KL from teacher":        ("kl", 1, 3),
     "cosine distance":        ("cosine_distance", 1, 3),
 }
-HELDOUT_CHANGES = ("agreement with teacher", "KL from teacher")
+HELDOUT_CHANGES = {"agreement with teacher": 1, "KL from teacher": 4}  # heading: digits
 
 SMOKE_TEST = (
     "**A smoke test**: one seed. It shows that everything runs. Another seed changes a score by as "
@@ -39,9 +39,9 @@ SEVERAL_SEEDS = (
     "rows. **noise** marks a change whose interval contains zero.")
 ADJUSTED = (
     "{family}: the variance of their own differences over the seeds ({df} degrees of freedom) and "
-    "Dunnett's critical values for {comparisons} comparisons with one baseline, so that all "
-    "intervals of a column hold together in 95 of 100 repetitions; the columns are not adjusted "
-    "for each other.")
+    "Dunnett's critical values for {comparisons} comparisons with one baseline: all intervals of a "
+    "column are meant to hold together in 95 of 100 repetitions (make coverage simulates whether "
+    "they do); the columns are not adjusted for each other.")
 UNADJUSTED = (
     "{others}: paired t intervals, {df} degrees of freedom, not adjusted.")
 PAPERS_COLUMN = (
@@ -61,8 +61,8 @@ SINCE_EDIT = (
 HELDOUT = (
     "Before distillation (weights copied, or random) -> after it, mean ± standard deviation over "
     "the seeds. Accuracy and agreement are in % of the masked positions. The teacher's own MLM "
-    "accuracy there is {teacher:.1f} %. KL is at temperature 1. The intervals are those of the "
-    "scores, without the variance of the dev rows: they are about this held-out text.")
+    "accuracy there is {teacher:.1f} %. KL is at temperature 1, in nats. The intervals are those "
+    "of the scores, without the variance of the dev rows: they are about this held-out text.")
 
 
 def write_report(out_dir, summary, title):
@@ -193,8 +193,8 @@ def heldout_table(summary):
             spread = "" if deviation is None else f" ± {factor * deviation:.{digits}f}"
             row.append(f"{before:.{digits}f} -> {after:.{digits}f}{spread}")
         change = summary["heldout_change"].get(name)
-        for heading in HELDOUT_CHANGES:
-            key, factor, digits = HELDOUT_COLUMNS[heading]
+        for heading, digits in HELDOUT_CHANGES.items():
+            key, factor, _ = HELDOUT_COLUMNS[heading]
             row.append(show_change(change[key], factor, digits) if change else "")
         rows.append(row)
     changes = [f"{heading}, change" for heading in HELDOUT_CHANGES]
@@ -238,8 +238,8 @@ def effects_on_the_score(summary, kind=""):
         sentences.append(f"**The {score} differs from that of {baseline}: {', '.join(real)}**, "
                          "each with its 95 % interval.")
     if unclear:
-        sentences.append(f"The {score} was not found to differ: {', '.join(unclear)}. What "
-                         "difference there is lies within the brackets, on either side of zero.")
+        sentences.append(f"The {score} was not found to differ: {', '.join(unclear)}. With 95 % "
+                         "confidence, what difference there is lies within the brackets.")
     return sentences
 
 
@@ -275,7 +275,7 @@ def effects_on_the_language_model(summary):
             points = show_change(change["teacher_agreement"], 100)
             found.append(f"agreement with the teacher {points} points")
         if not is_noise(change["kl"]):
-            found.append(f"KL {show_change(change['kl'], 1, 3)}")
+            found.append(f"KL {show_change(change['kl'], 1, 4)}")
         if found:
             parts.append(f"{summary['titles'][name]} ({', '.join(found)})")
     if not parts:

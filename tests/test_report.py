@@ -114,7 +114,7 @@ def test_the_findings_tell_effects_from_noise():
     assert ("**The macro-score differs from that of full (baseline): random initialisation -28.8 "
             "points [-31.0, -26.6], no distillation loss -2.4 points [-3.4, -1.4], no MLM loss "
             "+1.2 points [+0.2, +2.2]**") in text
-    assert "The macro-score was not found to differ: no cosine loss [-1.3, +0.7]. What" in text
+    assert "The macro-score was not found to differ: no cosine loss [-1.3, +0.7]. With" in text
     assert "no distillation loss, no cosine loss, no MLM loss: the paper's order" in text
     assert "no distillation loss (agreement with the teacher -4.8 [-5.2, -4.4] points, KL " in text
     assert "noise" not in text
@@ -134,7 +134,7 @@ def test_the_findings_of_the_probes_stand_beside_those_of_fine_tuning():
              "initialisation -29.3 points [-29.8, -28.8], no distillation loss -2.7 points "
              "[-3.2, -2.2]**, each with its 95 % interval. The macro-score of the linear probes "
              "was not found to differ: no cosine loss [-0.6, +0.4], no MLM loss [-0.1, +0.9]. "
-             "What difference there is lies within the brackets, on either side of zero.\n\n")
+             "With 95 % confidence, what difference there is lies within the brackets.\n\n")
     assert added in text and text.replace(added, "") == alone
 
 
