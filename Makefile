@@ -35,7 +35,7 @@ unexport MPLBACKEND
 
 # Paths and texts go through the environment as they were typed: a space, a quote or a dollar in
 # them means nothing to make or to the shell. Not every shell expands the ~ of TEACHER=~/x.
-path = $(patsubst ~/%,$(HOME)/%,$(value $(1)))
+path = $(if $(filter ~/%,$(value $(1))),$(patsubst ~/%,$(HOME)/%,$(value $(1))),$(value $(1)))
 export TYPED_TEACHER := $(call path,TEACHER)
 export TYPED_CORPUS := $(call path,CORPUS)
 export TYPED_HELDOUT := $(call path,HELDOUT)
@@ -75,7 +75,8 @@ aa: .venv/ready
 controls: .venv/ready
 	@$(ablation) --variants full,steps_80,steps_40,steps_0 --out_dir runs/toy-controls
 	$(python) pretrain.py --teacher none --config runs/toy/world/bert --steps 0 --max_length 64 \
-		--corpus runs/toy/world/corpus.txt --use_ce 0 --use_cos 0 --out_dir runs/toy-ignorant
+		--corpus runs/toy/world/corpus.txt --use_ce 0 --use_cos 0 --out_dir runs/toy-ignorant \
+		--overwrite
 	@$(ablation) --teacher runs/toy-ignorant --variants full --out_dir runs/toy-of-ignorant
 
 stability: .venv/ready

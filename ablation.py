@@ -258,9 +258,9 @@ def complete(args):
 
 def main(arguments):
     started, args = time.monotonic(), read_arguments(arguments)
-    if args.world:
-        toy.main([*args.world, "--overwrite"])
     if not args.report_only:
+        if args.world:
+            toy.main([*args.world, "--overwrite"])
         run_experiment(args)
     titles = {"teacher": "teacher"}
     titles.update({name: ALL_VARIANTS[name][0] for name in args.variants})

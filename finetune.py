@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from data import collate, encode, length_bucketed_batches, prefetch, sorted_batches
-from load_hf_weights import load_model, load_tokenizer, model_files, save_model
+from load_hf_weights import load_model, load_tokenizer, model_files, read_config, save_model
 from losses import distillation_loss
 from model import Classifier
 from support import squad, task_setup, tasks
@@ -253,7 +253,7 @@ def read_arguments(arguments):
         help="longest row, in tokens; default: 128, for imdb 256, for squad 384")
     add("--stride", type=in_range(int, 1),
         help="for squad: tokens from a window's start to the next one's; default: 128")
-    add("--attention_dropout", type=in_range(float, 0, 1),
+    add("--attention_dropout", type=in_range(float, 0, 0.99),
         help="0 allows a CPU's fused attention, faster on long texts; default: as in config.json")
     add("--train_rows", type=in_range(int, 1),
         help="train on a random sample of so many rows (of squad: questions); default: all")
@@ -317,7 +317,7 @@ def fine_tune(args, depends_on):
         teacher = None
         if args.teacher:
             teacher = load_teacher(args.teacher, args.task, tokenizer).to(args.device)
-        check_length(args, model, teacher)
+        check_length(args)
         if args.attention_dropout is not None:
             for layer in model.bert.layers:
                 layer.attention_dropout = args.attention_dropout
@@ -345,12 +345,12 @@ def results_of(args, train_set, sets):
             "score": score(args.task, sets), "train_rows": len(train_set), "sets": metrics}
 
 
-def check_length(args, *models):
+def check_length(args):
     """Raise InputError if a model has fewer positions than --max_length."""
-    for folder, model in zip((args.model, args.teacher), models):
-        if model and args.max_length > model.config.max_position_embeddings:
-            raise InputError(f"--max_length {args.max_length}: {folder} has "
-                             f"{model.config.max_position_embeddings} positions")
+    for folder in filter(None, (args.model, args.teacher)):
+        positions = read_config(folder).max_position_embeddings
+        if args.max_length > positions:
+            raise InputError(f"--max_length {args.max_length}: {folder} has {positions} positions")
 
 
 def write_results(args, model, tokenizer, dev_sets, sets, results):

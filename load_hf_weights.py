@@ -120,6 +120,12 @@ def config_file(folder):
     return path
 
 
+def by_number(item):
+    """A key to sort by that puts the items "10" after "9"."""
+    digits, _ = item
+    return len(digits), digits
+
+
 def read_config(folder):
     """The BertConfig in a folder's config.json.
 
@@ -139,9 +145,9 @@ def read_config(folder):
     missing = [fields[name] for name in REQUIRED_FIELDS if fields[name] not in raw]
     if missing:
         raise InputError(f"{path}: lacks {', '.join(missing)}")
-    if isinstance(raw.get("id2label"), dict):  # names that are numbers
+    if isinstance(raw.get("id2label"), dict):  # in order; some names are numbers
         raw["id2label"] = {key: name if isinstance(name, str) else json.dumps(name)
-                           for key, name in raw["id2label"].items()}
+                           for key, name in sorted(raw["id2label"].items(), key=by_number)}
     try:
         config = BertConfig(**{ours: raw[key] for ours, key in fields.items() if key in raw})
     except (ValueError, TypeError) as error:
@@ -296,6 +302,7 @@ def fetch_model(name, out):
 
     The config comes first: another architecture is refused before its weights are fetched. `out`
     must not exist, or be empty; it is complete or not there. Raises InputError."""
+    out = Path(out)  # which drops a slash at the end
     folder = download_model(name, check_config=read_config)
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     temporary = Path(f"{out}.tmp{os.getpid()}")

@@ -48,7 +48,7 @@ class BertConfig:
             if name == "classifier_dropout" and value is None:
                 continue
             if not isinstance(value, (int, float)) or not 0 <= value < 1:
-                raise ValueError(f"{name} must be a number from 0 to 1, not {value!r}")
+                raise ValueError(f"{name} must be a number from 0 to below 1, not {value!r}")
         if not isinstance(self.pad_token_id, int) or not 0 <= self.pad_token_id < self.vocab_size:
             raise ValueError(f"pad_token_id must be an id of the vocabulary, "
                              f"not {self.pad_token_id!r}")
@@ -284,9 +284,7 @@ def make_student(teacher, layers=None, init="teacher"):
 
 
 def evenly_spaced(depth, count):
-    """count of the numbers 0 .. depth - 1, evenly spaced with both ends.
-
-    The same as numpy's round(linspace(0, depth - 1, count))."""
+    """count of the numbers 0 .. depth - 1, evenly spaced with both ends."""
     return [round(i * (depth - 1) / max(1, count - 1)) for i in range(count)]
 
 

@@ -105,8 +105,9 @@ def load_blocks(args, tokenizer):
         blocks = PackedBlocks(tokens, tokenizer, args.max_length, 0, first)
     for flag, part in (("--corpus", blocks), ("--heldout", heldout)):
         if part.count < 1:
+            held_out = "" if args.heldout else ", one of which is held out; give --heldout"
             raise InputError(f"{flag}: {len(part.tokens)} tokens are too few for blocks of "
-                             f"--max_length {args.max_length}")
+                             f"--max_length {args.max_length}{held_out}")
     return blocks, heldout
 
 

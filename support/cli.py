@@ -94,9 +94,9 @@ def one_of(known, what):
 
 
 def list_of(known, what):
-    """An argparse type: some of the `known` names, separated by commas."""
+    """An argparse type: some of the `known` names, separated by commas, each one once."""
     parse_one = one_of(known, what)
-    return lambda text: [parse_one(name) for name in text.split(",")]
+    return lambda text: list(dict.fromkeys(parse_one(name) for name in text.split(",")))
 
 
 def shell_words(text):

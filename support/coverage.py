@@ -45,7 +45,7 @@ def row_model(truth, rows, deviation, row_shares):
     variant])."""
     p = truth[0]
     unsure = min(2 * rows * deviation ** 2, p / 2, (1 - p) / 2)
-    bias = sqrt(max(0, deviation ** 2 - unsure / 4 / rows)) / unsure
+    bias = sqrt(max(0, deviation ** 2 - unsure / 4 / rows)) / unsure if unsure else 0.0
     decided_anew = []
     for change, share in zip(truth[1:] - p, row_shares):
         # A row's x is 1, 1/2 or 0. If a share t of them is drawn anew, from a distribution whose
@@ -138,7 +138,7 @@ def read_column(summary, column):
 def mean_deviation(covariance):
     """s, such that 2 s² is the mean variance of a variant's difference from the baseline."""
     own, baseline, shared = np.diag(covariance)[1:], covariance[0, 0], covariance[0, 1:]
-    return float(np.sqrt(np.mean(own + baseline - 2 * shared) / 2))
+    return float(np.sqrt(max(0.0, np.mean(own + baseline - 2 * shared)) / 2))
 
 
 def show(heading, found):

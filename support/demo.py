@@ -68,7 +68,7 @@ def fill_in(models, text, count):
     Returns {name: [[(word, probability)], a list for each [MASK]]}. Raises InputError."""
     answers = {}
     for name, folder in models.items():
-        tokenizer, model = load_tokenizer(folder), load_model(folder).eval()
+        tokenizer, model = load_tokenizer(folder), load_model(folder)
         rows = encode_text(tokenizer, model, Example(text, None, 0))
         ids = torch.tensor(rows[0][0])
         masked = ids == tokenizer.token_to_id("[MASK]")
@@ -100,7 +100,7 @@ def classify(models, text_a, text_b):
                 f"{folder}: predicts a score, not one of several labels; the scores are in its "
                 "predictions.tsv")
         tokenizer = load_tokenizer(folder)
-        model = load_model(folder, Classifier, num_labels=len(labels)).eval()
+        model = load_model(folder, Classifier, num_labels=len(labels))
         rows = encode_text(tokenizer, model, Example(text_a, text_b, 0))
         probabilities = model(*collate(rows, model.config.pad_token_id))[0].softmax(-1).tolist()
         ranked = sorted(zip(labels.values(), probabilities), key=lambda pair: -pair[1])

@@ -1,6 +1,7 @@
 """What an experiment reads: fetched if it may be, and checked before anything runs."""
 from pathlib import Path
 
+import finetune
 from load_hf_weights import fetch_model, load_model, load_tokenizer, read_config
 from model import chosen_layers
 from support import download, task_setup
@@ -40,6 +41,10 @@ def validate(args, commands):
         except ValueError as error:
             raise InputError(f"{run_args.out_dir}: {error}; leave this variant out of "
                              "--variants") from None
+        # A student's embeddings are its teacher's.
+        if module is finetune and run_args.model in (args.teacher, *args.also.values()):
+            finetune.check_length(run_args)
+            task_setup.check_segments(run_args.model, run_args.task)
     for folder in args.also.values():
         task_setup.new_model(folder, args.tasks[0])
         load_tokenizer(folder)

@@ -36,14 +36,15 @@ SEVERAL_SEEDS = (
     "n = {n}: {seeds}. Brackets hold a 95 % interval. It covers what a repetition would change: "
     "all that a seed sets (new weights, order, masks and dropout, in both trainings) "
     "and the draw of the dev rows. It does not cover another teacher, corpus or set of training "
-    "rows. **noise** marks a change whose interval contains zero.")
+    "rows. **noise** marks a change whose interval contains zero. Variances: of the differences "
+    "over the seeds, each model's own, with {df} degrees of freedom; and of the dev rows, taken "
+    "as known (support/intervals.py).")
 ADJUSTED = (
-    "{family}: the variance of their own differences over the seeds ({df} degrees of freedom) and "
-    "Dunnett's critical values for {comparisons} comparisons with one baseline: all intervals of a "
-    "column are meant to hold together in 95 of 100 repetitions (make coverage simulates whether "
-    "they do); the columns are not adjusted for each other.")
+    "{family}: Dunnett's critical values for {comparisons} comparisons with one baseline. All "
+    "intervals of a column are meant to hold together in 95 of 100 repetitions (make coverage "
+    "simulates whether they do); the columns are not adjusted for each other.")
 UNADJUSTED = (
-    "{others}: paired t intervals, {df} degrees of freedom, not adjusted.")
+    "{others}: Student's critical values, not adjusted.")
 PAPERS_COLUMN = (
     "The last column is the paper's own result, for the macro-score of GLUE's nine tasks after "
     "full pre-training: its size cannot be compared with the other columns.")
@@ -55,8 +56,8 @@ PROBES = (
     "deviations and intervals come from the distillation's seed, and from the dev rows. The "
     "teacher has one score for all seeds.")
 SINCE_EDIT = (
-    "The difference from the latest outdated results, of every model that has them: paired t "
-    "intervals over the seeds, not adjusted. The older results are in folders whose names end in "
+    "The difference from the latest outdated results, of every model that has them, seed by seed: "
+    "Student's critical values, not adjusted. The older results are in folders whose names end in "
     "~1, ~2, ...; delete those, and this table disappears.")
 HELDOUT = (
     "Before distillation (weights copied, or random) -> after it, mean ± standard deviation over "
@@ -158,14 +159,14 @@ def what_the_intervals_hold(summary):
     seeds, titles, family = summary["seeds"], summary["titles"], summary["family"]
     if len(seeds) == 1:
         return ""
-    sentences = [SEVERAL_SEEDS.format(n=len(seeds), seeds=describe_seeds(seeds))]
-    df = len(seeds) - 1
+    sentences = [
+        SEVERAL_SEEDS.format(n=len(seeds), seeds=describe_seeds(seeds), df=len(seeds) - 1)]
     if family:
         sentences.append(ADJUSTED.format(family=", ".join(titles[name] for name in family),
-                                         df=df, comparisons=len(family)))
+                                         comparisons=len(family)))
     others = [titles[name] for name in summary["change"] if name not in family]
     if others:
-        sentences.append(UNADJUSTED.format(others=", ".join(others), df=df))
+        sentences.append(UNADJUSTED.format(others=", ".join(others)))
     return " ".join(sentences)
 
 

@@ -124,8 +124,9 @@ def take_back(args, fingerprint):
 
     If so, it gets its place again, and what was there is archived in its stead. Raises InputError
     if another process is at work in the folder."""
-    folder, versions = Path(args.out_dir), archived_versions(args.out_dir)
-    for version in reversed(versions):
+    folder = Path(args.out_dir)
+    versions = archived_versions(folder)
+    for place, version in reversed(list(enumerate(versions))):
         try:
             if differences(read_json(version / "run.json"), args, fingerprint):
                 continue
@@ -136,8 +137,9 @@ def take_back(args, fingerprint):
             with lock_file(folder / "log.jsonl"):
                 folder.rename(spare)
         version.rename(folder)
-        if spare.exists():
-            spare.rename(version)
+        later = [*versions[place + 1:], *([spare] if spare.exists() else [])]
+        for old, new in zip(later, versions[place:]):  # the latest keeps the highest number
+            old.rename(new)
         print(f"{folder}: up to date again; taken back from {version}", flush=True)
         return True
     return False
@@ -192,14 +194,19 @@ def archive(folder, reasons, log):
 
 
 def close_folder(folder, log, is_fresh, new_folders):
-    """Unlock the folder; remove it again if nothing was logged in it."""
-    nothing_done = os.fstat(log.fileno()).st_size == 0
-    if nothing_done:
+    """Unlock the folder; remove it again if nothing was logged or written in it.
+
+    What was written without a log keeps its started.json: without it, the next run would take these
+    files for somebody else's."""
+    nothing_logged = os.fstat(log.fileno()).st_size == 0
+    if nothing_logged:
         (folder / "log.jsonl").unlink(missing_ok=True)
-        if is_fresh:
+        written = [path for path in folder.iterdir()
+                   if path.name != "started.json" and not is_leftover(path)]
+        if is_fresh and not written:
             (folder / "started.json").unlink(missing_ok=True)
     log.close()
-    if nothing_done:
+    if nothing_logged:
         for path in new_folders:
             with contextlib.suppress(OSError):  # somebody has put something into it
                 path.rmdir()

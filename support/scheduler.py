@@ -129,9 +129,13 @@ def time_probe(args, teacher):
 
 def time_warm(step):
     """Seconds of a call. A first one warms up, and is not timed."""
-    step()
+    def run():
+        step()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+    run()
     started = time.monotonic()
-    step()
+    run()
     return time.monotonic() - started
 
 
@@ -194,7 +198,8 @@ def run_job(module, arguments, log_path, verbose):
     if verbose:  # a line in one write: the other processes write to the same terminal
         print(f"{command}\n", end="", flush=True)
     try:
-        with open(log_path, "a", buffering=1) as log, contextlib.redirect_stdout(log):
+        with open(log_path, "a", buffering=1, encoding="utf-8",
+                  errors="backslashreplace") as log, contextlib.redirect_stdout(log):
             print(command)
             outcome = module.main(arguments)
     except Interrupted:

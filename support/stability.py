@@ -71,6 +71,9 @@ def main(arguments):
     args = parser.parse_args(arguments)
     experiment = ablation.read_arguments([*args.ablation_args, "--seeds", "1"])
     [seed] = experiment.seeds
+    absent = [model for model in MODELS[1:] if model not in experiment.variants]
+    if absent:
+        raise InputError(f"--ablation_args: its --variants must contain {' and '.join(absent)}")
     for model in MODELS[1:]:
         if not Path(experiment.out_dir, model, f"seed{seed}", "run.json").exists():
             raise InputError(f"{experiment.out_dir}: has no student {model} with seed {seed}; run "

@@ -55,16 +55,18 @@ def summarize(out_dir, data_dir, titles, baseline, all_tasks, seeds, also=()):
     unfinished_tasks = [TASKS[task].title for task in all_tasks if task not in tasks]
     unfinished_models = [title for name, title in titles.items() if name not in outcomes]
     probed = {name: read_outcomes(probe_folders[name]) for name in outcomes}
+    probed_tasks = tasks_of_all(probed, tasks)
+    unfinished_probes = ["linear probes"] if any(probed.values()) and not probed_tasks else []
     return {
         "seeds": list(seeds),
-        "left_out": unfinished_tasks + unfinished_models,
+        "left_out": unfinished_tasks + unfinished_models + unfinished_probes,
         "baseline": baseline,
         "titles": titles,
         "also": list(also),
         "family": family,
         **compare_scores(folders, outcomes, tasks, titles, baseline, family, trivial),
-        "probe": compare_scores(probe_folders, probed, tasks_of_all(probed, tasks), titles,
-                                baseline, family, trivial),
+        "probe": compare_scores(probe_folders, probed, probed_tasks, titles, baseline, family,
+                                trivial),
         **summarize_heldout(out_dir, baseline, family, students, seeds),
         "seconds": measure_seconds(outcomes, folders, probe_folders, also),
         "paper_table_4": PAPER_TABLE_4,
@@ -242,7 +244,7 @@ def changes_since_edit(columns, folders, names):
     """{name: {column: interval}}: what re-running changed, for models with archived results.
 
     Only seeds with archived results count. A model is left out if these are incomplete or of other
-    dev rows. The intervals are paired t intervals, not adjusted for their number."""
+    dev rows. The intervals are not adjusted for their number."""
     tasks, found = [column for column in columns if column != "macro"], {}
     for name in names:
         before, after = before_and_after_edit(folders[name], tasks)

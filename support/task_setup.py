@@ -35,13 +35,18 @@ def new_model(folder, task):
 
     The folder's own pooler is kept; a MaskedLM, such as a student, has none, and gets a new one.
     Its random numbers are torch's: seed them before. Raises InputError."""
-    if read_config(folder).type_vocab_size < 2 and (task == "squad" or len(TASKS[task].text) == 2):
-        raise InputError(f"{folder}: its config.json says type_vocab_size 1, so it cannot tell two "
-                         f"texts apart, as {TASKS[task].title} needs")
+    check_segments(folder, task)
     if task == "squad":
         return load_model(folder, SpanModel, new=("qa_outputs",))
     num_labels = len(label_names(task))
     return load_model(folder, Classifier, new=("pooler", "classifier"), num_labels=num_labels)
+
+
+def check_segments(folder, task):
+    """Raise InputError if a folder's model has one segment, and the task's rows have two texts."""
+    if read_config(folder).type_vocab_size < 2 and (task == "squad" or len(TASKS[task].text) == 2):
+        raise InputError(f"{folder}: its config.json says type_vocab_size 1, so it cannot tell two "
+                         f"texts apart, as {TASKS[task].title} needs")
 
 
 def load_teacher(folder, task, tokenizer):
@@ -50,11 +55,10 @@ def load_teacher(folder, task, tokenizer):
     Raises InputError."""
     teacher = load_model(folder, SpanModel if task == "squad" else Classifier)
     names = label_names(task)
-    labels = teacher.config.id2label or {}
-    in_order = [labels[key] for key in sorted(labels, key=int)]
-    if task != "squad" and in_order != names:
-        found = ", ".join(labels.values()) or "nameless classes"
-        if in_order == [f"LABEL_{i}" for i in range(len(names))]:
+    labels = list((teacher.config.id2label or {}).values())
+    if task != "squad" and labels != names:
+        found = ", ".join(labels) or "nameless classes"
+        if labels == [f"LABEL_{i}" for i in range(len(names))]:
             raise InputError(f"--teacher {folder}: its labels have no names ({found}); name them "
                              f"in its config.json, under id2label: {', '.join(names)}")
         raise InputError(f"--teacher {folder}: its labels are {found}, not {', '.join(names)}")

@@ -329,6 +329,7 @@ def test_jobs_end_with_the_process_that_started_them(world, tmp_path):
     (["--pretrain_args", "--steps -1"], "--steps: -1 is not a number at least 0"),
     (["--finetune_args=--stepz=5"], "unrecognized arguments: --stepz=5"),
     (["--finetune_args", "--lr '1"], "--finetune_args: .*No closing quotation"),
+    (["--finetune_args", "--epochs 1"], "--max_length 128: .*teacher has 64 positions"),
     (["--variants", "extended"], ("depth_6/seed0: the teacher has 4 layers, too few for evenly:6; "
                                   "leave this variant out of --variants")),
 ])
@@ -349,6 +350,17 @@ def test_the_default_needs_no_data_and_is_done_once(tmp_path):
         assert (folder / name).exists()
     assert "14 runs, of which 0 are to do" in run_experiment(command, cwd=tmp_path)
     assert read_config(folder / "full" / "seed0").num_hidden_layers == 3
+
+
+def test_a_report_alone_leaves_the_data_as_they_are(tmp_path, monkeypatch, refused):
+    monkeypatch.chdir(tmp_path)
+    assert "nothing to report yet" in refused(ablation, "--report_only")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_task_that_is_named_twice_is_one(world, tmp_path):
+    args = ablation.read_arguments(arguments(world, tmp_path, "--tasks", "mrpc,cola,mrpc"))
+    assert args.tasks == ["mrpc", "cola"]
 
 
 def test_a_preset_without_a_world_of_its_own_needs_the_users(refused):

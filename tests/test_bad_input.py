@@ -78,7 +78,8 @@ def test_masking_nothing_or_everything_works_with_all_losses(place, tmp_path, pr
     (None, "corpus.txt: no such file or folder"),
     (b"", "corpus.txt: no text in it"),
     (b"\n \r\n\t\n", "corpus.txt: no text in it"),
-    (b"bad good\n", "--corpus: 3 tokens are too few for blocks of --max_length 32"),
+    (b"bad good\n", ("--corpus: 3 tokens are too few for blocks of --max_length 32, one of which "
+                     "is held out; give --heldout")),
     (b"good\nnot \xff text\n", r"corpus.txt: line 2 is not UTF-8 text \(byte 0xff\)"),
     ("good\n".encode("utf-16"), r"corpus.txt: line 1 is not UTF-8 text \(byte 0xff\)"),
 ])

@@ -110,6 +110,13 @@ def test_an_experiment_without_intervals_is_refused(tmp_path):
         coverage.main(["--results", str(tmp_path / "nowhere")])
 
 
+def test_students_without_any_deviation_can_be_simulated():
+    """Such as the probes of students that were only copied."""
+    column = {**COLUMN, "covariance": np.zeros((4, 4)), "sd": 0.0}
+    assert coverage.coverage_of_rows(column, ROWS, 200).shape == (200, 3)
+    assert coverage.mean_deviation(-1e-20 * np.eye(4)) == 0
+
+
 def test_scores_near_zero_and_no_share_of_the_rows_can_be_simulated():
     column = {**COLUMN, "truth": np.array([3.0, 1.0, -2.0, 3.0]), "row_shares": [0.0] * 3}
     assert coverage.coverage_of_rows(column, ROWS, 200).all(axis=1).mean() > 0.88

@@ -152,13 +152,13 @@ def fetch_data_set(name):
 
 def preset_base(pretrain_args):
     return ({}, "ablation", "--preset", "base", "--tasks", "cola",
-            f"--pretrain_args={pretrain_args}")
+            f"--pretrain_args={pretrain_args}", "--finetune_args=--max_length 32")
 
 
 COMMANDS = {  # in this order
     "bert":       fetch_model("tiny/bert", "bert"),
     "again":      fetch_model("tiny/bert", "bert"),
-    "old":        fetch_model("tiny/old", "old"),
+    "old":        fetch_model("tiny/old", "old/"),
     "absent":     fetch_model("tiny/absent", "x"),
     "gated":      fetch_model("tiny/gated", "x"),
     "gpt":        fetch_model("tiny/gpt", "x"),

@@ -20,6 +20,7 @@ from conftest import ROOT, last_line, output_of, wait_until
 import finetune
 import pretrain
 from losses import LOSSES
+from support import toy
 from support.errors import InputError, Interrupted
 from support.training_run import Run, read_checkpoint
 from support.weight_files import read_torch_file
@@ -192,6 +193,20 @@ def test_a_signal_between_the_last_two_files_says_that_the_run_is_complete(argum
     assert (tmp_path / "run" / "checkpoint.pt").exists()
     assert "run: done before\n" in run_command(pretrain, again).stdout
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("file, number", [("corpus.txt", signal.SIGINT),
+                                          ("train.tsv", signal.SIGTERM)])
+def test_what_is_written_without_a_log_is_written_again_after_a_signal(tmp_path, file, number):
+    folder = tmp_path / "language"
+    words = [sys.executable, ROOT / "tests" / "signalled.py", f"after:{file}", "1", "0",
+             str(int(number)), "support/toy.py", "--out_dir", folder]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 128 + number and (folder / "corpus.txt").exists()
+    assert last_line(done.stderr).endswith("stopped; the same command starts the run again")
+    toy.main(["--out_dir", str(folder)])
+    assert (folder / "run.json").exists() and not (folder / "started.json").exists()
+    assert not (folder / "log.jsonl").exists()
 
 
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

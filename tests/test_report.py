@@ -181,10 +181,10 @@ def test_one_seed_shows_no_interval_and_draws_no_conclusion():
 def test_the_report_says_what_the_intervals_hold():
     text = report_text(make_summary(seeds=6, also=("distilbert",)), "title")
     assert "n = 6: seeds 0 to 5." in text
-    assert "no cosine loss, no distillation loss, no MLM loss: the variance of their own" in text
-    assert "5 degrees of freedom) and Dunnett's critical values for 3 comparisons" in text
-    assert ("teacher, random initialisation, distilbert: paired t intervals, "
-            "5 degrees of freedom") in text
+    assert "the differences over the seeds, each model's own, with 5 degrees of freedom" in text
+    assert ("no cosine loss, no distillation loss, no MLM loss: Dunnett's critical values for 3 "
+            "comparisons") in text
+    assert "teacher, random initialisation, distilbert: Student's critical values" in text
 
 
 def test_the_change_since_an_edit_has_a_table_of_its_own():

@@ -60,6 +60,8 @@ def test_other_values_of_the_same_meaning(world, folder, fields):
 def test_labels_that_are_numbers_become_names(folder):
     set_fields(folder, id2label={"0": 1, "1": 2.5})
     assert read_config(folder).id2label == {"0": "1", "1": "2.5"}
+    set_fields(folder, id2label={str(number): f"name {number}" for number in reversed(range(11))})
+    assert list(read_config(folder).id2label.values()) == [f"name {i}" for i in range(11)]
 
 
 def test_a_decoder_that_equals_the_embeddings_may_be_called_untied(world, folder):

@@ -16,6 +16,8 @@ def test_the_table_is_that_of_fine_tunings_of_the_same_students(world, tmp_path,
                f"--ablation_args={shlex.join(tiny)}"]
     with pytest.raises(InputError, match="has no student .* run make ablation first"):
         stability.main(command)
+    with pytest.raises(InputError, match="--ablation_args: its --variants must contain no_ce"):
+        stability.main([f"--ablation_args={shlex.join([*tiny, '--variants', 'full'])}"])
     run_experiment(tiny)
     stability.main(command)
     lines = capsys.readouterr().out.splitlines()

@@ -229,9 +229,11 @@ def test_probes_that_are_not_done_for_every_model_are_left_out(experiment):
         for seed, task in itertools.product(SEEDS, ROWS):
             results.fine_tuning(name, seed, task, 0.5, "-probe")
     assert results.summary(SEEDS)["probe"] == {}
+    assert results.summary(SEEDS)["left_out"][-1] == "linear probes"
     for seed in SEEDS:
         results.fine_tuning("random_init", seed, "mrpc", 0.5, "-probe")
     assert list(results.summary(SEEDS)["probe"]["columns"]) == ["mrpc", "macro"]
+    assert "linear probes" not in results.summary(SEEDS)["left_out"]
 
 
 # ---- Changes since an edit ----

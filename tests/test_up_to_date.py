@@ -114,12 +114,12 @@ def test_after_an_edit_that_is_undone_the_archived_run_is_taken_back(
     assert distil("run", "--overwrite") == first
     assert f"taken back from {tmp_path}/run~1" in capsys.readouterr().out
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == weights
-    assert read_json(tmp_path / "run~1" / "run.json") == third
-    assert read_json(tmp_path / "run~2" / "run.json") == second
+    assert read_json(tmp_path / "run~1" / "run.json") == second
+    assert read_json(tmp_path / "run~2" / "run.json") == third  # the latest has the highest number
     assert not (tmp_path / "run~3").exists()
     shutil.rmtree(tmp_path / "run")  # the same where nothing is in the folder's place
     code.replace("losses.py", CE, "return temperature ** 3 * kl")
-    assert distil("run", "--overwrite", "--steps", 2) == third
+    assert distil("run/", "--overwrite", "--steps", 2) == third
 
 
 def test_a_formula_concerns_only_the_students_that_use_it(distil, code):
