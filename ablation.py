@@ -69,7 +69,8 @@ EXTENDED = {
     "weights_111":  ("weights 1, 1, 1",
                      ["--alpha_ce", "1", "--alpha_mlm", "1", "--alpha_cos", "1"]),
 }
-# Positive controls, with make controls: what fewer steps of distillation are worth.
+# Positive controls, with make controls: less distillation should score lower. An experiment that
+# does not see this cannot see what a loss is worth (RESULTS.md, "The controls").
 CONTROLS = {
     "steps_80": ("80 steps",               ["--steps", "80"]),
     "steps_40": ("40 steps",               ["--steps", "40"]),

@@ -2,6 +2,8 @@
 
     python finetune.py --model STUDENT --task cola --data_dir DATA --out_dir OUT
 
+The encoder is kept, the MLM head is left out. A classifier starts at random, and so does the pooler
+below it where the folder has none. Everything is trained.
 With --teacher FOLDER, a model fine-tuned on the same task, the student also learns from its
 logits: the second distillation (Sanh et al. 2019, section 4.1, and "(D)" in its Table 2).
 BERT's fine-tuning: Devlin et al. 2018 (arXiv:1810.04805), section 4.1; GLUE: Wang et al. 2018
@@ -140,6 +142,7 @@ def train(args, model, rows, labels, run, teacher=None):
             with autocast(device, args.precision):
                 # (batch, classes). SQuAD: (batch, 2, length) -> (2 batch, length), starts and ends
                 logits = ddp_model(*inputs).flatten(0, -2).float()
+            # hard: with the labels, soft: with the teacher's distribution. weight: training_batches
             hard = weight * task_loss(logits, targets.flatten())
             total, losses = hard, {"loss": hard}
             if teacher:
@@ -190,23 +193,24 @@ def predict(model, rows, pad, device, precision, batch_size=64):
 @torch.inference_mode()
 def compute_outputs(model, rows, pad, device, precision, batch_size=64):
     """A list of what the model gives for each row: a Classifier's logits (classes), a SpanModel's
-    (2, length of its batch). Raises InputError if they are not finite."""
+    (2, length of its batch), a probe's mean state (hidden). Raises InputError if they are not
+    finite."""
     order = sorted_batches(rows, batch_size)[RANK::WORLD_SIZE]  # each rank predicts some batches
 
     def padded(batch):
         return collate([rows[i] for i in batch], pad)
-    logits = []
+    outputs = []
     for batch in prefetch(map(padded, order), pin=device.type == "cuda"):
         inputs = [x.to(device, non_blocking=True) for x in batch]
         with autocast(device, precision):
-            logits += list(model(*inputs).float().cpu().numpy())
-    logits = all_gather(logits)
+            outputs += list(model(*inputs).float().cpu().numpy())
+    outputs = all_gather(outputs)
     order = all_gather([row for batch in order for row in batch])
-    if not all(np.isfinite(of_row).all() for of_row in logits):
+    if not all(np.isfinite(of_row).all() for of_row in outputs):
         # The last update may diverge, and no loss follows it.
         raise InputError("the model's outputs are not finite numbers; after fine-tuning: lower "
                          "--lr")
-    return [logits[i] for i in np.argsort(order)]
+    return [outputs[i] for i in np.argsort(order)]  # in the order of `rows` again
 
 
 def predictions_and_targets(args, model, examples, tokenizer):

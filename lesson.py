@@ -1,6 +1,6 @@
 """The guided tour: distillation step by step, with the real functions, in under a minute.
 
-    make lesson         # text and results; with the code they also go into LESSON.md
+    make lesson         # text and results, which with the code also go into LESSON.md
     python lesson.py    # the results alone
 
 An editor opens it as a notebook: each `# %%` starts a cell. Read next: losses.py.
@@ -8,9 +8,9 @@ An editor opens it as a notebook: each `# %%` starts a cell. Read next: losses.p
 # %% [markdown]
 # # Distillation in seven steps
 #
-# A large model, the teacher, has learned a language. A student of half its depth is to do the
-# same. Here both are BERTs: they fill in blanks. The teacher comes with the project: 6 layers,
-# trained on a miniature language of 1,120 words, whose text `support/toy.py` writes.
+# A large model, the teacher, has learned a language. A student of half its depth is to do the same.
+# Here both are BERTs: they fill in blanks. The teacher comes with the project: 6 layers, trained on
+# a miniature language of 1,120 words (and five special tokens), whose text `support/toy.py` writes.
 # `make lesson` runs `lesson.py`, on a CPU in under a minute, and writes this page.
 #
 # ## 1. What a teacher knows about one blank
@@ -38,7 +38,8 @@ teacher = load_model("assets/toy-teacher").requires_grad_(False)
 tokenizer = load_tokenizer("assets/toy-teacher")
 
 sentence = "the surgeon [MASK] the wound ."
-sentence_ids = torch.tensor([tokenizer.encode(sentence).ids])  # (1, length), with [CLS] and [SEP]
+# (1, length): BERT frames every text, with [CLS] at its start and [SEP] at its end
+sentence_ids = torch.tensor([tokenizer.encode(sentence).ids])
 blank = sentence_ids[0].tolist().index(tokenizer.token_to_id("[MASK]"))
 
 
@@ -125,10 +126,12 @@ show_heldout("copied")
 
 # %% [markdown]
 # Every copied layer but the first expects the output of a layer that was not copied. So the words
-# get worse: the copy does not even see that the blank needs a verb. The last line looks beyond this
-# sentence, at the blanks of 128 blocks of held-out text: how often student and teacher agree on the
-# likeliest word, and how often each finds the true word. The teacher is far from 100 % because a
-# text can often go on in several ways.
+# get worse: the copy does not even see that the blank needs a verb. It is a better start than
+# random weights all the same. A layer adds to what it is given (the residual sum), so what it finds
+# without its predecessor is not foreign to it; and the embeddings and the head are whole. The last
+# line looks beyond this sentence, at the blanks of 128 blocks of held-out text: how often student
+# and teacher agree on the likeliest word, and how often each finds the true word. The teacher is
+# far from 100 % because a text can often go on in several ways.
 #
 # ## 3. The three losses of one sentence, by hand
 #
@@ -165,17 +168,19 @@ for name, value in {**by_losses_py, "total": total}.items():
     print(f"{name:8}{by_hand.get(name, np.nan):10.4f}{value:12.4f}")
 
 # %% [markdown]
-# Both columns are equal. `ce` says how far the student's distribution is from the teacher's, at
-# T = 2; 0 would be the same distribution. `mlm` is minus the logarithm of the probability that the
-# student gives to the true word. `cos` would be 0 if the hidden states of both had the same
-# direction, and 1 if they were orthogonal. `total` is what the student minimises:
-# 5 ce + 2 mlm + 1 cos.
+# Both columns are equal. `ce` (the paper's name, for the cross-entropy with the teacher) says how
+# far the student's distribution is from the teacher's, at T = 2: the KL divergence, which is 0 for
+# the same distribution. T² makes up for the gradients that the division by T shrinks (`losses.py`).
+# `mlm` is minus the logarithm of the probability that the student gives to the true word. `cos`
+# would be 0 if the hidden states of both had the same direction, and 1 if they were orthogonal.
+# `total` is what the student minimises: 5 ce + 2 mlm + 1 cos.
 #
 # ## 4. The loop
 #
-# Eighty steps, each on 32 blocks of 64 tokens, of which 15 % are masked. `triple_loss` runs teacher
-# and student on the same masked text; only the student is trained. `pretrain.py` has the same loop,
-# and a schedule for the learning rate.
+# Eighty steps, each on 32 blocks of 64 tokens, of which 15 % are chosen to be predicted (most of
+# these become [MASK]: `data.py`). `triple_loss` runs teacher and student on the same masked text;
+# only the student is trained. `pretrain.py` has the same loop, and a schedule for the learning
+# rate.
 
 # %%
 STEPS = 80
@@ -222,14 +227,16 @@ figure.savefig("assets/lesson-losses.png", dpi=100)
 # With half of the layers the student gives verbs of medicine again, though not always in the right
 # form (*cure*). On held-out text it agrees with the teacher, and finds the true word, 1.7 times
 # as often as the copy did; eighty steps do not make it as good as its teacher. In the picture all
-# three losses drop at once and then ever more slowly.
+# three losses drop steeply at first, and then ever more slowly.
 #
 # ## 6. The same loss in less memory
 #
 # `triple_loss` holds the logits of all tokens at once. With BERT's 30,522 words, the logits of 32
 # blocks of 128 tokens are 500 MB, and their gradient is as large again. `pretrain.py` therefore
-# evaluates the same formulas on a chunk of tokens at a time (`support/chunked_loss.py`). One more
-# batch, both ways:
+# evaluates the same formulas on a chunk of tokens at a time, and takes its gradient with respect to
+# the hidden states before the next: so the logits of one chunk exist at a time
+# (`support/chunked_loss.py`). `tokens` and `masked` are the counts by which the sums over the
+# chunks are divided. One more batch, both ways:
 
 # %%
 student.eval()  # dropout would make the two gradients differ

@@ -23,14 +23,19 @@ token: where the word is visible it mostly repeats it, and also shows what could
 What T does. At most positions the word is visible: a trained teacher gives it nearly all the
 probability, and the rest would hardly count. Dividing the logits by T > 1 brings the rest out. The
 gradient of KL with respect to the student's logits is (s - t) / T, and at high T s - t itself
-shrinks like 1 / T. The factor T² undoes both, so a weight means the same at every T (Hinton et al.
-2015, arXiv:1503.02531, section 2).
+shrinks like 1 / T. The factor T² undoes both, so that what a weight means changes little with T
+(Hinton et al. 2015, arXiv:1503.02531, section 2).
+
+Why the cosine. The logits show what the teacher concludes, its hidden states from what. L_cos asks
+the student's last state of each token to point the same way; its length stays free. Both have the
+same width, since the student has fewer layers, not narrower ones: so no projection is needed.
 
 Why the teacher runs without dropout (`eval()`). With it, every step would compare the student with
 another randomly thinned teacher: noisy targets. The student keeps its dropout, a regulariser.
 
-The paper's L_ce is the cross-entropy - Σ t log s. The KL divergence differs from it by the
-entropy of t, which does not depend on the student. Read next: model.py.
+The paper's L_ce is the cross-entropy - Σ t log s, hence its name. The KL divergence differs from it
+by the entropy of t, which does not depend on the student: the gradients are the same, and KL is 0
+where the student equals the teacher. Read next: model.py.
 """
 from inspect import signature
 
@@ -62,7 +67,8 @@ def cosine_loss(student_hidden, teacher_hidden):
 
 # name: (formula, weight). Each line is one loss, with its flags --use_NAME and --alpha_NAME.
 # A loss function receives the inputs named in its signature: logits and labels, or hidden states,
-# not both (support/chunked_loss.py). Weight 0: off unless a flag asks.
+# not both (support/chunked_loss.py). Weight 0: off until --alpha_NAME gives it another one.
+# --use_NAME 0 turns a loss off.
 LOSSES = {
     "ce": (distillation_loss, 5.0),
     "mlm": (mlm_loss, 2.0),

@@ -1,7 +1,8 @@
 """BERT from scratch: configuration, encoder, its heads, and the student made by copying layers.
 
 What is special to BERT: LayerNorm after each residual sum (post-norm), the erf form of GELU, and
-a masked-language-model head whose decoder is the word embedding matrix itself.
+a masked-language-model (MLM) head whose last linear map, which BERT calls its decoder, has the word
+embedding matrix as its weight.
 Devlin et al. 2018 (arXiv:1810.04805), section 3. The student: Sanh et al. 2019
 (arXiv:1910.01108), section 3. Read next: data.py, which makes the batches.
 """
@@ -146,9 +147,9 @@ class Bert(nn.Module):
 
 
 class MLMHead(nn.Module):
-    """Dense, GELU, LayerNorm, and the bias of the decoder, whose matrix is the word embeddings.
+    """Dense, GELU and LayerNorm (`transform`), and the bias of the linear map to the vocabulary.
 
-    The decoder is a step of its own, because chunked_loss.py applies it to a chunk of tokens."""
+    That map is MaskedLM.decoder, as its weight is the word embeddings."""
 
     def __init__(self, config):
         super().__init__()
@@ -284,7 +285,7 @@ def make_student(teacher, layers=None, init="teacher"):
 
 
 def evenly_spaced(depth, count):
-    """count of the numbers 0 .. depth - 1, evenly spaced with both ends."""
+    """count of the numbers 0 .. depth - 1, evenly spaced with both ends. Halves round to even."""
     return [round(i * (depth - 1) / max(1, count - 1)) for i in range(count)]
 
 

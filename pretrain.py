@@ -54,7 +54,8 @@ def train(args, objective, blocks, run):
     with run.steps(batches, first_step, args.steps) as numbered_batches:
         for step, (input_ids, labels) in numbered_batches:
             losses = {}
-            # tokens, masked: counts of the whole step, by which each micro-batch's sums are divided
+            # tokens, masked: counts of the whole step, by which each micro-batch's sums are
+            # divided. Dropout follows from (seed, step): a resumed run draws the same.
             for ids, ids_labels, tokens, masked in micro_batches(
                     objective, input_ids, labels, args.grad_accum, (DROPOUT, args.seed, step)):
                 loss, parts = objective(ids, ids_labels, tokens, masked)

@@ -5,8 +5,8 @@ from pathlib import Path
 HEAD = """\
 # support/
 
-May stay closed on a first reading. One file computes what losses.py defines, as training calls it:
-chunked_loss.py.
+May stay closed on a first reading. The first to open is chunked_loss.py: with it training computes
+the loss that losses.py defines.
 Each line is the first line of the file, made by `python -m support > support/README.md`.
 
 | file | what it is |

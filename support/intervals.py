@@ -1,19 +1,21 @@
 """95 % intervals of an experiment: variants and a baseline, each repeated with the same few seeds.
 
-Seeds are blocks: the variants of one seed share its data, order and masks, so their scores are
-compared pairwise. The variance s² of these differences is each variant's own, because they differ:
-a student without the cosine loss is nearly the baseline's twin, one without the MLM loss is not.
-One more source of chance is the same in all seeds, and more seeds do not average it out: the dev
-rows. Its variance R is added (Bouthillier et al. 2021, arXiv:2103.03098: vary every source of
-chance). It is measured on thousands of rows, and taken as known:
+The variants of one seed share its data, order and masks, so their scores are compared seed by seed
+(statistics calls such seeds blocks). The variance s² of these differences is each variant's own,
+because they differ: a student without the cosine loss is nearly the baseline's twin, one without
+the MLM loss is not. One more source of chance is the same in all seeds, and more seeds do not
+average it out: the dev rows. Its variance R is added (Bouthillier et al. 2021, arXiv:2103.03098:
+vary every source of chance). It is measured on thousands of rows, and taken as known:
 
     change of a variant = mean difference of n seeds ± c · sqrt(s² / n + R)
-    c = (c(n - 1) · s² / n + c(∞) · R) / (s² / n + R)
+    c = (c_seeds · s² / n + c_rows · R) / (s² / n + R)
 
-The critical value c is a mean of those for n - 1 and for unlimited degrees of freedom, weighted by
-the variances (Cochran and Cox 1950, for two means of unequal variances). Degrees of freedom for the
-sum (Satterthwaite 1946) would give narrower intervals that miss too often: where s² is small by
-chance, R seems to be most of the sum.
+c_seeds is the critical value for n - 1 degrees of freedom: the fewer seeds s² comes from, the
+larger. c_rows is that of a variance which is known. Their mean is weighted by the variances
+(Cochran and Cox 1950, for two means of unequal variances). Degrees of freedom for the sum
+(Satterthwaite 1946) would make narrower intervals that miss too often: where s² is small by chance,
+R seems to be most of the sum, the sum as good as known, and an interval that is too narrow already
+gets narrower.
 
 Several variants are compared with one baseline. Dunnett's critical values (Dunnett 1955) hold for
 all of these comparisons at once: in 95 % of experiments not one of the intervals misses the truth.
@@ -70,12 +72,14 @@ def row_variance(resampled):
 
     resampled: (seeds, resamples), at least two seeds: the difference, measured on resampled rows.
     A row has an effect on the difference that is the same in all seeds, and a noise of each seed
-    (crossed random effects; Owen 2007, "The pigeonhole bootstrap"). With m rows and n seeds:
+    (crossed random effects; Owen 2007, "The pigeonhole bootstrap"). With their variances over the
+    rows, m rows and n seeds:
 
         variance of one seed's difference:  V_1 = (effect + noise) / m
         variance of the mean over seeds:    V_n = effect / m + noise / (n m)
 
-    R = effect / m follows from the two. The noise is already in s²: V_n would count it twice."""
+    So n V_n - V_1 = (n - 1) effect / m = (n - 1) R. The noise is already in s²: V_n would count it
+    twice."""
     seeds = len(resampled)
     of_one = resampled.var(axis=1, ddof=1).mean()
     of_mean = resampled.mean(axis=0).var(ddof=1)

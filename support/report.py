@@ -36,9 +36,9 @@ SEVERAL_SEEDS = (
     "n = {n}: {seeds}. Brackets hold a 95 % interval. It covers what a repetition would change: "
     "all that a seed sets (new weights, order, masks and dropout, in both trainings) "
     "and the draw of the dev rows. It does not cover another teacher, corpus or set of training "
-    "rows. **noise** marks a change whose interval contains zero. Variances: of the differences "
-    "over the seeds, each model's own, with {df} degrees of freedom; and of the dev rows, taken "
-    "as known (support/intervals.py).")
+    "rows. **noise** marks a change whose interval contains zero: it may be nothing, or anything "
+    "in the brackets. Variances: of the differences over the seeds, each model's own, with {df} "
+    "degrees of freedom; and of the dev rows, taken as known (support/intervals.py).")
 ADJUSTED = (
     "{family}: Dunnett's critical values for {comparisons} comparisons with one baseline. All "
     "intervals of a column are meant to hold together in 95 of 100 repetitions (make coverage "
