@@ -100,7 +100,7 @@ bench: .venv/ready
 		$(corpus) $(data) $(ARGS)
 
 download: .venv/ready
-	$(python) -m support.download $(NAMES) --data_dir "$$TYPED_DATA" $(ARGS)
+	$(python) -m support.download $(NAMES) $(data) $(ARGS)
 
 toy-teacher: .venv/ready
 	$(python) -m support.toy --out_dir runs/toy/world --seed 1 --overwrite

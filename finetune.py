@@ -82,8 +82,9 @@ def pearson(predictions, targets):
     """The linear correlation, -1 to 1; 0 if either is constant."""
     x = np.asarray(predictions, float) - np.mean(predictions, dtype=float)
     y = np.asarray(targets, float) - np.mean(targets, dtype=float)
-    norms = sqrt((x @ x) * (y @ y))
-    return float(x @ y) / norms if norms else 0.0
+    if np.ptp(predictions) == 0 or np.ptp(targets) == 0:
+        return 0.0
+    return float(x @ y) / sqrt((x @ x) * (y @ y))
 
 
 def spearman(predictions, targets):
@@ -143,14 +144,14 @@ def train(args, model, rows, labels, run, teacher=None):
                 # (batch, classes). SQuAD: (batch, 2, length) -> (2 batch, length), starts and ends
                 logits = ddp_model(*inputs).flatten(0, -2).float()
             # hard: with the labels, soft: with the teacher's distribution. weight: training_batches
-            hard = weight * task_loss(logits, targets.flatten())
-            total, losses = hard, {"loss": hard}
+            hard = total = weight * task_loss(logits, targets.flatten())
+            losses = {"loss": hard}
             if teacher:
                 with torch.no_grad(), autocast(device, args.precision):
                     teacher_logits = teacher(*inputs).flatten(0, -2).float()
                 soft = weight * distillation_loss(logits, teacher_logits, args.temperature)
                 total = (1 - args.alpha_ce) * hard + args.alpha_ce * soft
-                losses["ce"] = soft
+                losses = {"loss": total, "hard": hard, "soft": soft}
             total.backward()
             optimizer.param_groups[0]["lr"] = learning_rate(step, steps, args.lr, warmup=0.1)
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -15,8 +15,6 @@ import support.startup  # noqa: F401  # first: Ctrl-C while torch is loaded ends
 
 import dataclasses
 import json
-import os
-import shutil
 from pathlib import Path
 
 import torch
@@ -26,7 +24,7 @@ from model import Bert, BertConfig, Classifier, MaskedLM, SpanModel
 from support import distilbert, wordpiece
 from support.cli import Parser, command_line
 from support.errors import InputError
-from support.files import read_json, write_file, write_json
+from support.files import read_json, whole_folder, write_file, write_json
 from support.hub import download_model
 from support.weight_files import (
     DECODER_COPIES,
@@ -161,7 +159,7 @@ def read_config(folder):
 
 def read_layout(folder):
     """"bert" or "distilbert": whose names a folder uses. read_config must have accepted it."""
-    return read_json(Path(folder) / "config.json").get("model_type", "bert")
+    return read_json(Path(folder) / "config.json").get("model_type") or "bert"
 
 
 def model_files(folder, weights=True):
@@ -265,9 +263,10 @@ def load_tokenizer(folder):
 
 # ---- Writing ----
 
-def save_model(model, tokenizer, folder):
+def save_model(model, tokenizer, folder, more_weights=()):
     """Write a model, in fp32, and its tokenizer in Hugging Face's layout.
 
+    more_weights: (Hugging Face's name, tensor) pairs that the model has no place for.
     Each file is written whole or not at all, and model.safetensors last: a folder without it
     holds no model."""
     fields = {name: value for name, value in dataclasses.asdict(model.config).items()
@@ -277,21 +276,23 @@ def save_model(model, tokenizer, folder):
     if model.config.id2label:
         config["label2id"] = {name: int(number) for number, name in model.config.id2label.items()}
     names = weight_names(model)
-    write_folder(folder, config, tokenizer, "BertTokenizer", model.state_dict(), names)
+    write_folder(folder, config, tokenizer, "BertTokenizer", model.state_dict(), names,
+                 more_weights)
 
 
-def write_folder(folder, config, tokenizer, tokenizer_class, state, names):
+def write_folder(folder, config, tokenizer, tokenizer_class, state, names, more_weights=()):
     """Write config.json, the tokenizer's files, then the weights.
 
-    state: {our name: tensor}; names: what weight_names returns."""
+    state: {our name: tensor}; names: what weight_names returns; more_weights: see save_model."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", config)
     wordpiece.write_tokenizer(tokenizer, folder, tokenizer_class, config["max_position_embeddings"])
-    tensors = {}
+    tensors = dict(more_weights)
     for ours, group in names.items():
         for theirs, part in zip(group, state[ours].chunk(max(1, len(group)))):
-            tensors[theirs] = part.float().cpu().contiguous()
+            tensors[theirs] = part
+    tensors = {name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}
     write_file(folder / "model.safetensors", save(tensors, metadata={"format": "pt"}))
 
 
@@ -300,17 +301,15 @@ def write_folder(folder, config, tokenizer, tokenizer_class, state, names):
 def fetch_model(name, out):
     """Download a BERT with its MLM head from Hugging Face's hub, write it to the folder `out`.
 
-    The config comes first: another architecture is refused before its weights are fetched. `out`
-    must not exist, or be empty; it is complete or not there. Raises InputError."""
-    out = Path(out)  # which drops a slash at the end
+    Its pooler, which fine-tuning starts from, is kept if there is one. The config comes first:
+    another architecture is refused before its weights are fetched. `out` must not exist, or be
+    empty; it is complete or not there. Raises InputError."""
     folder = download_model(name, check_config=read_config)
     model, tokenizer = load_model(folder), load_tokenizer(folder)
-    temporary = Path(f"{out}.tmp{os.getpid()}")
-    try:
-        save_model(model, tokenizer, temporary)
-        os.replace(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    pooler = [(key, weight) for key, weight in read_weights(folder, read_layout(folder)).items()
+              if key.startswith("bert.pooler.")]
+    with whole_folder(out) as temporary:
+        save_model(model, tokenizer, temporary, pooler)
     layers, hidden_size = model.config.num_hidden_layers, model.config.hidden_size
     print(f"{out}: {name}, {layers} layers, hidden size {hidden_size}")
 
@@ -325,8 +324,10 @@ def export_distilbert(source, out):
     config = read_config(source)
     distilbert.check_exportable(source, read_json(Path(source) / "config.json"), config)
     model, tokenizer = load_model(source), load_tokenizer(source)
-    write_folder(out, distilbert.exported_config(config), tokenizer, "DistilBertTokenizer",
-                 distilbert.exported_state(model), weight_names(model, "distilbert"))
+    with whole_folder(out) as temporary:
+        write_folder(temporary, distilbert.exported_config(config), tokenizer,
+                     "DistilBertTokenizer", distilbert.exported_state(model),
+                     weight_names(model, "distilbert"))
     segments = ", without its other token types" if config.type_vocab_size > 1 else ""
     print(f"{out}: {source} as transformers' DistilBertForMaskedLM{segments}")
 
@@ -340,6 +341,8 @@ def main(arguments):
     parser.add_argument("--out", required=True, help="the folder to write: new, or empty")
     args = parser.parse_args(arguments)
     out = Path(args.out)
+    if out.resolve() == Path.cwd():
+        raise InputError(f"--out {out}: is the current folder; name a new one in it")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out {out}: is there already, and not an empty folder; choose another")
     if not args.to:

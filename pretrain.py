@@ -87,9 +87,10 @@ def load_models(args):
         raise InputError(f"--layers: {error}") from None
     if args.precision == "bf16":
         # The teacher never changes: cast its matrices once, which autocast would do every step.
-        linear = [module for module in teacher.modules() if isinstance(module, nn.Linear)]
-        for module in (teacher.bert.embeddings.word, *linear):
-            module.weight.data = module.weight.data.bfloat16()
+        # (Not the word embeddings: autocast leaves their look-up in fp32.)
+        for module in teacher.modules():
+            if isinstance(module, nn.Linear):
+                module.weight.data = module.weight.data.bfloat16()
     return student.to(args.device), teacher.to(args.device), tokenizer
 
 
@@ -226,6 +227,9 @@ def check_arguments(args):
     if args.teacher != "none" and args.config:
         raise InputError("--config works with --teacher none only: a student's configuration "
                          "follows from its teacher's")
+    if args.teacher == "none" and args.layers:
+        raise InputError("--layers chooses a teacher's layers; with --teacher none the number of "
+                         "layers is that of --config")
     if not args.weights:
         flags = " or ".join(f"--alpha_{name}" for name in WEIGHTS)
         raise InputError(f"all losses are off: one needs a weight above 0 ({flags}), and --use_X 1")

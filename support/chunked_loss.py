@@ -133,7 +133,7 @@ class ChunkedLoss(nn.Module):
         """(chunks, losses): how much a chunk's mean counts in the mean over the step."""
         shares = []
         for chunk in is_masked.split(chunk_tokens):
-            of_masked = int(chunk.sum()) / max(1, masked)
+            of_masked = int(chunk.sum()) / (masked or 1)
             of_all = len(chunk) / tokens
             shares.append([of_masked if "labels" in self.arguments[name] else of_all
                            for name in self.on_logits])

@@ -41,8 +41,8 @@ def command_line(main, under_torchrun=False):
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        message = ("error: out of memory: lower --batch_size or --max_length; pretrain.py also "
-                   "has --grad_accum and --chunk_tokens")
+        message = ("error: out of memory: lower --batch_size or --max_length (--max_length alone "
+                   "while predicting); pretrain.py also has --grad_accum and --chunk_tokens")
     except Interrupted as stop:
         message, status = str(stop), 128 + stop.number
     name = f"{Path(sys.argv[0]).name}: "

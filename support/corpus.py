@@ -46,6 +46,9 @@ def text_files(paths):
         if path.is_file():
             files.append(path)
             continue
+        if not path.is_dir():
+            raise InputError(f"{path}: neither a file nor a folder; a pipe cannot be read twice: "
+                             "write it to a file first")
         found = sorted(file for file in files_below(path)
                        if file.suffix.lower() in TEXT_SUFFIXES and file.is_file())
         if not found:

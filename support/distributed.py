@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from support.errors import InputError
 
-RANK = int(os.environ.get("RANK", 0))
 WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))
-LOCAL_RANK = int(os.environ.get("LOCAL_RANK", 0))
+RANK = int(os.environ.get("RANK", 0)) if WORLD_SIZE > 1 else 0
+LOCAL_RANK = int(os.environ.get("LOCAL_RANK", 0)) if WORLD_SIZE > 1 else 0
 
 LOST_CONNECTION = "another process was killed, or ended with an error of its own"
 

@@ -3,6 +3,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 from pathlib import Path
 
 from support.errors import InputError
@@ -28,6 +29,20 @@ def atomic_write(path):
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(out):
+    """A temporary folder to write to, which gets the name `out` when the block ends.
+
+    `out` must not exist, or be empty. If the block fails, nothing is left."""
+    out = Path(os.path.abspath(out))
+    temporary = Path(f"{out}.tmp{os.getpid()}")
+    try:
+        yield temporary
+        os.replace(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_file(path, data):

@@ -232,7 +232,8 @@ def best_answers(questions, windows, logits):
     logits: for each window an array (2, length or more), the logits of the start and of the end.
     The answer is the span with the largest sum of its start's and its end's logit, among all spans
     of at most ANSWER_TOKENS tokens of the context, in all windows of the question. (run_squad.py
-    only considers the 20 best starts and ends; this search is exact.)"""
+    considers the 20 best starts and ends alone, and of a token that is in several windows the one
+    with the most context; here every window may propose each of its tokens.)"""
     answers = [""] * len(questions)
     best = [-np.inf] * len(questions)
     for window, (start, end) in zip(windows, logits):

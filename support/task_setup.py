@@ -80,6 +80,8 @@ def load_data(args):
     if args.train_rows:
         order = np.random.default_rng(1).permutation(len(train_set))
         train_set = [train_set[i] for i in order[:args.train_rows]]
+    if not train_set:
+        raise InputError(f"{args.data_dir}: {args.task} has too few training rows for --tune")
     if args.task != "squad" and len({example.label for example in train_set}) < 2:
         raise InputError(f"{args.data_dir}: the training rows of {args.task} all have the same "
                          "label; nothing can be learned from them")

@@ -193,7 +193,8 @@ class Run:
         """Whether it is time for a checkpoint. All ranks get the same answer."""
         every = self.args.checkpoint_steps
         minutes = (time.monotonic() - self.saved) / 60
-        is_late = minutes >= self.args.checkpoint_minutes
+        is_last = steps_done == self.last_step + 1  # what follows, the evaluation, may be long too
+        is_late = minutes >= self.args.checkpoint_minutes or (is_last and minutes >= 1)
         self.signal, is_late = all_reduce_max(self.signal_here, is_late)
         return bool(self.signal or is_late or (every and steps_done % every == 0))
 

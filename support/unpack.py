@@ -8,9 +8,9 @@ disk. Such an archive is refused, and nothing of it is kept. Read next: tasks.py
 import contextlib
 import gzip
 import lzma
-import os
 import shutil
 import tarfile
+import tempfile
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
@@ -37,9 +37,8 @@ def unpack(archive, folder):
     if not archive.is_file():
         raise InputError(f"{archive}: no such file")
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".unpacking{os.getpid()}"
+    temporary = Path(tempfile.mkdtemp(prefix=".unpacking", dir=folder))
     try:
-        temporary.mkdir()
         extract(archive, temporary)
         return move_contents(archive, temporary, folder)
     except DAMAGED as error:

@@ -150,6 +150,12 @@ def test_what_a_folder_is_read_for(tmp_path):
     assert describe_files(files[:1]) == "1 file, 5 bytes"
 
 
+def test_a_pipe_is_called_one(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="pipe: neither a file nor a folder; a pipe cannot be"):
+        text_files([tmp_path / "pipe"])
+
+
 @pytest.mark.parametrize("kind, compress", [
     ("gzip", gzip.compress), ("bzip2", bz2.compress), ("xz", lzma.compress)])
 def test_a_compressed_corpus_is_called_one(tmp_path, tokenizer, kind, compress):

@@ -62,6 +62,9 @@ def test_windows_gets_one_line(module):
      ["-m", "support.demo", "it's \"$b\" `c` $(d) \\\\ e  f", "--run", "runs/toy"]),
     (["demo", "TEXT=a", "TEXT_B=b $5", "TASK=mnli", "RUN=my runs/x"],
      ["-m", "support.demo", "a", "--run", "my runs/x", "--task", "mnli", "--text_b", "b $5"]),
+    (["download", "NAMES=cola"], ["-m", "support.download", "cola"]),  # which asks for --data_dir
+    (["download", "NAMES=cola", "DATA=my  data"],
+     ["-m", "support.download", "cola", "--data_dir", "my  data"]),
     (["report", "PRESET=mini", "TEACHER=~/a b", "CORPUS=c d", "HELDOUT=e'f", "DATA=~/g"],
      ["ablation.py", "--preset", "mini", "--seeds", "5", "--first_seed", "0", "--tasks",
       "cola,sst2,mnli", "--teacher", "/home/me/a b", "--corpus", "c d", "--heldout", "e'f",
@@ -76,6 +79,13 @@ def test_make_passes_on_what_was_typed(tmp_path, words, expected):
                          capture_output=True, text=True, env={**os.environ, "HOME": "/home/me"})
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout) == expected
+
+
+def test_a_rank_that_is_left_in_the_environment_is_ignored():
+    code = "from support.distributed import LOCAL_RANK, RANK; print(RANK, LOCAL_RANK)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
+                          env={**os.environ, "RANK": "1", "LOCAL_RANK": "1"})
+    assert done.stdout == "0 0\n"
 
 
 @pytest.mark.parametrize("command", [

@@ -260,10 +260,13 @@ def test_the_second_distillation_learns_from_the_teachers_logits(
     log_s = scipy.special.log_softmax(s / 3, axis=1)
     log_t = scipy.special.log_softmax(t / 3, axis=1)
     kl = (np.exp(log_t) * (log_t - log_s)).sum(1)
-    assert logged["ce"] == pytest.approx(9 * kl.mean(), rel=1e-3)
+    soft = 9 * kl.mean()
+    assert logged["soft"] == pytest.approx(soft, rel=1e-3)
     log_p = scipy.special.log_softmax(s, axis=1)
     labels = [examples[i].label for i in batch]
-    assert logged["loss"] == pytest.approx(-log_p[range(8), labels].mean(), rel=1e-3)
+    hard = -log_p[range(8), labels].mean()
+    assert logged["hard"] == pytest.approx(hard, rel=1e-3)
+    assert logged["loss"] == pytest.approx(0.75 * hard + 0.25 * soft, rel=1e-3)
 
 
 def test_alpha_ce_is_the_share_of_the_teachers_loss(tune, taught, tmp_path):
@@ -272,8 +275,8 @@ def test_alpha_ce_is_the_share_of_the_teachers_loss(tune, taught, tmp_path):
     tune("student", "sst2", *with_teacher, "--alpha_ce", 0.25)
     tune("zero", "sst2", *with_teacher, "--alpha_ce", 0)  # logged, but without weight
     first = {name: log_of(tmp_path / name)[0] for name in ("alone", "student", "zero")}
-    assert first["alone"]["loss"] == first["student"]["loss"] == first["zero"]["loss"]
-    assert "ce" not in first["alone"] and first["zero"]["ce"] == first["student"]["ce"]
+    assert first["alone"]["loss"] == first["student"]["hard"] == first["zero"]["loss"]
+    assert "soft" not in first["alone"] and first["zero"]["soft"] == first["student"]["soft"]
     assert weights(tmp_path / "zero") == weights(tmp_path / "alone")
     assert weights(tmp_path / "student") != weights(tmp_path / "alone")
 

@@ -16,7 +16,10 @@ import pytest
 import torch
 from conftest import ROOT
 from loopback_server import answer, glue_archive, hang_up, running_server, source_of, zipped
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
+
+from load_hf_weights import load_model
+from model import Classifier
 
 COMMIT = "0123456789" * 4
 BASE = "google-bert/bert-base-uncased"
@@ -99,11 +102,15 @@ def serve_models(server, teacher):
                    "tf_model.h5": b"x"}
     old = {"config.json": files["config.json"], "vocab.txt": files["vocab.txt"],
            "pytorch_model.bin": weights.getvalue()}
+    pooled = load_file(teacher / "model.safetensors")
+    pooled["bert.pooler.dense.weight"] = torch.full((32, 32), 0.25)
+    pooled["bert.pooler.dense.bias"] = torch.full((32,), 0.5)
     gpt = {"config.json": b'{"model_type": "gpt2"}', "model.safetensors": b"x"}
 
     serve_repository(server, "tiny/bert", {**files, **other_files})
     serve_repository(server, "tiny/old", old)
     serve_repository(server, "tiny/gpt", gpt)
+    serve_repository(server, "tiny/pooled", {**files, "model.safetensors": save(pooled)})
     serve_repository(server, "tiny/added", {**files, "added_tokens.json": b'{"later": 9999}'})
     serve_repository(server, "tiny/gated", files)
     serve_repository(server, BASE, files)
@@ -159,6 +166,8 @@ COMMANDS = {  # in this order
     "bert":       fetch_model("tiny/bert", "bert"),
     "again":      fetch_model("tiny/bert", "bert"),
     "old":        fetch_model("tiny/old", "old/"),
+    "pooled":     fetch_model("tiny/pooled", "pooled"),
+    "here":       fetch_model("tiny/bert", "."),
     "absent":     fetch_model("tiny/absent", "x"),
     "gated":      fetch_model("tiny/gated", "x"),
     "gpt":        fetch_model("tiny/gpt", "x"),
@@ -215,6 +224,13 @@ def test_the_weights_are_those_on_the_hub(hub, world, folder):
         assert torch.equal(tensor, theirs[name])
 
 
+def test_a_pooler_is_kept_for_fine_tuning(hub):
+    assert hub.online["pooled"][0] == 0, hub.online["pooled"]
+    model = load_model(hub.folder / "pooled", Classifier, new=("pooler", "classifier"),
+                       num_labels=2)
+    assert (model.pooler.dense.weight == 0.25).all() and (model.pooler.dense.bias == 0.5).all()
+
+
 def test_only_config_vocabulary_and_one_format_of_the_weights_are_fetched(hub):
     assert not [path for path in hub.asked if path.endswith((".py", ".h5"))]
     of_bert = [path for path in hub.asked if path.startswith("/tiny/bert/")]
@@ -229,6 +245,7 @@ def test_the_weights_of_another_architecture_are_not_fetched(hub):
 
 
 @pytest.mark.parametrize("command, message", [
+    ("here", "--out .: is the current folder; name a new one in it"),
     ("again", "bert: is there already, and not an empty folder"),
     ("absent", "tiny/absent: no local folder, and no public repository"),
     ("gated", "tiny/gated: gated: accept its terms"),

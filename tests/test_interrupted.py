@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -193,6 +194,37 @@ def test_a_signal_between_the_last_two_files_says_that_the_run_is_complete(argum
     assert (tmp_path / "run" / "checkpoint.pt").exists()
     assert "run: done before\n" in run_command(pretrain, again).stdout
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_a_long_run_that_is_stopped_while_it_is_evaluated_need_not_train_again(
+        arguments, tmp_path, monkeypatch, capsys):
+    pretrain.main(arguments(pretrain, "whole"))
+    should_save = Run.should_save
+
+    def after_two_minutes(run, steps_done):
+        run.saved = time.monotonic() - 120
+        return should_save(run, steps_done)
+
+    def stopped(*_):
+        raise Interrupted(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "should_save", after_two_minutes)
+        patch.setattr("pretrain.train", train_and_then(stopped))
+        with pytest.raises(Interrupted, match="the same command resumes from step 14"):
+            pretrain.main(arguments(pretrain, "stopped"))
+    pretrain.main(arguments(pretrain, "stopped"))
+    assert "resumes from step 14" in capsys.readouterr().out
+    assert same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+def train_and_then(call):
+    """pretrain.train, after which something is called."""
+    train = pretrain.train
+
+    def both(*arguments):
+        train(*arguments)
+        call()
+    return both
 
 
 @pytest.mark.parametrize("file, number", [("corpus.txt", signal.SIGINT),
@@ -467,8 +499,8 @@ def test_too_little_memory_names_the_flags(arguments):
     done = run_command(pretrain, words, preexec_fn=little_memory)
     assert done.returncode == 2
     assert last_line(done.stderr) == (
-        "pretrain.py: error: out of memory: lower --batch_size or --max_length; pretrain.py also "
-        "has --grad_accum and --chunk_tokens")
+        "pretrain.py: error: out of memory: lower --batch_size or --max_length (--max_length alone "
+        "while predicting); pretrain.py also has --grad_accum and --chunk_tokens")
 
 
 # ---- Losses that are not numbers ----

@@ -293,6 +293,7 @@ NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has
      "--grad_accum 99 is more micro-batches than --batch_size 8 has sequences"),
     ("--config x",            "--config works with --teacher none only"),
     ("--teacher none",        "--teacher none needs --config"),
+    ("--teacher none --config x --layers 0,1", "--layers chooses a teacher's layers; with"),
     pytest.param("--device cuda", "--device cuda: torch finds no such device", marks=NO_CUDA),
 ])
 def test_wrong_arguments_end_in_one_line_and_status_2(

@@ -50,7 +50,7 @@ def logits(folder):
 
 @pytest.mark.parametrize("fields", [
     {"hidden_act": "gelu_python"}, {"pad_token_id": None}, {"classifier_dropout": None},
-    {"tie_word_embeddings": None},
+    {"tie_word_embeddings": None}, {"model_type": None},
     {"id2label": {"0": 1, "1": 2.5}}])
 def test_other_values_of_the_same_meaning(world, folder, fields):
     set_fields(folder, **fields)

@@ -194,13 +194,17 @@ def test_a_stopped_run_resumes_to_the_same_bytes(arguments, tmp_path, monkeypatc
 
 
 def test_tune_scores_on_a_tenth_of_train_and_never_opens_the_dev_set(
-        arguments, data_dir, tmp_path):
+        arguments, data_dir, tmp_path, monkeypatch):
     name, only_train = "train-v1.1.json", tmp_path / "data"
     (only_train / "squad").mkdir(parents=True)
     (only_train / "squad" / name).write_bytes((data_dir / "squad" / name).read_bytes())
     more = ("--data_dir", only_train, "--epochs", 1)
     results = finetune.main(arguments("run", *more, "--tune", "--train_rows", 50))
     assert results["train_rows"] == 50 and results["sets"]["train_tenth"]["rows"] == 40
+    with monkeypatch.context() as patch:
+        patch.setattr("support.squad.read_train", lambda *_: ["one question"])
+        with pytest.raises(InputError, match="squad has too few training rows for --tune"):
+            finetune.main(arguments("one", *more, "--tune"))
     with pytest.raises(InputError, match="dev-v1.1.json: no such file"):
         finetune.main(arguments("other", *more))
 
