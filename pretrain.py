@@ -87,10 +87,10 @@ def load_models(args):
         raise InputError(f"--layers: {error}") from None
     if args.precision == "bf16":
         # The teacher never changes: cast its matrices once, which autocast would do every step.
-        # (Not the word embeddings: autocast leaves their look-up in fp32.)
-        for module in teacher.modules():
-            if isinstance(module, nn.Linear):
-                module.weight.data = module.weight.data.bfloat16()
+        # The word embeddings are the decoder's matrix, so their look-up is rounded with it.
+        linear = [module for module in teacher.modules() if isinstance(module, nn.Linear)]
+        for module in (teacher.bert.embeddings.word, *linear):
+            module.weight.data = module.weight.data.bfloat16()
     return student.to(args.device), teacher.to(args.device), tokenizer
 
 

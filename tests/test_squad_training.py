@@ -142,8 +142,8 @@ def test_a_students_first_losses_are_those_of_numpy_with_the_teachers_logits(
             soft.append(soft_divergence(student_logits, teacher_logits))
             log_probabilities = scipy.special.log_softmax(student_logits)
             hard.append(-log_probabilities[targets[number][place]])
-    assert logged["ce"] == pytest.approx(np.mean(soft), rel=1e-3)
-    assert logged["loss"] == pytest.approx(np.mean(hard), rel=1e-3)
+    assert logged["soft"] == pytest.approx(np.mean(soft), rel=1e-3)
+    assert logged["hard"] == pytest.approx(np.mean(hard), rel=1e-3)
 
 
 def test_a_teacher_of_weight_zero_changes_nothing(student, teacher, arguments, tmp_path):
