@@ -2,8 +2,9 @@
 
     python finetune.py --model STUDENT --task cola --data_dir DATA --out_dir OUT
 
-The encoder is kept, the MLM head is left out. A classifier starts at random, and so does the pooler
-below it where the folder has none. Everything is trained.
+The encoder is kept, the MLM head is left out.
+A classifier starts at random, and so does the pooler below it where the folder has none.
+Everything is trained.
 With --teacher FOLDER, a model fine-tuned on the same task, the student also learns from its
 logits: the second distillation (Sanh et al. 2019, section 4.1, and "(D)" in its Table 2).
 BERT's fine-tuning: Devlin et al. 2018 (arXiv:1810.04805), section 4.1; GLUE: Wang et al. 2018
@@ -80,10 +81,10 @@ def confusion(predictions, targets):
 
 def pearson(predictions, targets):
     """The linear correlation, -1 to 1; 0 if either is constant."""
-    x = np.asarray(predictions, float) - np.mean(predictions, dtype=float)
-    y = np.asarray(targets, float) - np.mean(targets, dtype=float)
     if np.ptp(predictions) == 0 or np.ptp(targets) == 0:
         return 0.0
+    x = np.asarray(predictions, float) - np.mean(predictions, dtype=float)
+    y = np.asarray(targets, float) - np.mean(targets, dtype=float)
     return float(x @ y) / sqrt((x @ x) * (y @ y))
 
 
@@ -313,6 +314,7 @@ def main(arguments):
 def fine_tune(args, depends_on):
     """Fine-tune, resuming if a checkpoint exists. Returns the run's record."""
     with open_run(args, depends_on) as run:
+        check_length(args)
         train_set, dev_sets = load_data(args)
         files = tasks.task_files(args.task, args.data_dir, train_only=args.tune)
         print(f"{args.data_dir}, {args.task}: {describe_files(files)}", flush=True)
@@ -322,7 +324,6 @@ def fine_tune(args, depends_on):
         teacher = None
         if args.teacher:
             teacher = load_teacher(args.teacher, args.task, tokenizer).to(args.device)
-        check_length(args)
         if args.attention_dropout is not None:
             for layer in model.bert.layers:
                 layer.attention_dropout = args.attention_dropout

@@ -303,7 +303,8 @@ def growing_corpora(args):
         with open(path, "wb") as file:
             while file.tell() < size:
                 whole_lines, _, _ = text[:size - file.tell()].rpartition(b"\n")
-                file.write((whole_lines or text[:size - file.tell() - 1]) + b"\n")
+                part = whole_lines or text[:size - file.tell() - 1]  # a line longer than the rest
+                file.write(part + b"\n")
         cache_dir = Path(args.out_dir, f"cache-{megabytes}MB")
         corpora[megabytes] = {"corpus": [path], "cache_dir": str(cache_dir)}
     return corpora

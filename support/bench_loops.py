@@ -27,7 +27,7 @@ from load_hf_weights import load_tokenizer, read_config
 from losses import triple_loss
 from model import Classifier, MaskedLM, count_parameters, make_student
 from support.corpus import corpus_tokens, text_files
-from support.device import autocast, peak_memory, peak_memory_of
+from support.device import autocast, peak_memory, peak_memory_of, wait_for_gpu
 from support.errors import InputError
 from support.run_folder import open_run
 from support.task_setup import load_data, new_model, training_rows
@@ -238,8 +238,7 @@ def parts_of_a_step(args, log):
         started = time.perf_counter()
         with autocast(device, args.precision):
             part()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        wait_for_gpu()
         return time.perf_counter() - started
     parts = (teacher_body, student_body, heads_and_losses, update, whole_step)
     while True:
@@ -292,8 +291,7 @@ class Turns:
 
     def write(self, **values):
         """Send the turn's seconds, its process's peak memory in GiB, and these values."""
-        if self.on_gpu:
-            torch.cuda.synchronize()
+        wait_for_gpu()
         seconds = time.perf_counter() - self.started
         peak = torch.cuda.max_memory_allocated() / 2 ** 30 if self.on_gpu else peak_memory()
         self.connection.send({"seconds": seconds, "peak": peak, **values})

@@ -42,6 +42,12 @@ def supports_bf16(device):
     return False
 
 
+def wait_for_gpu():
+    """Wait until the GPU, if one is in use, has done its work: only then may a clock be read."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
 def compiler_works(device):
     """Whether torch.compile works here: it needs a C++ compiler or Triton. Says so if not."""
     try:

@@ -56,7 +56,7 @@ def compare_pair(differences, row_variance, comparisons=1):
     variances = np.array([differences.var(ddof=1) / seeds, max(0.0, row_variance)])
     critical = [dunnett_critical(comparisons, df) for df in (seeds - 1, MANY)]
     total = variances.sum()
-    half = critical @ variances / np.sqrt(total) if total else 0.0
+    half = np.dot(critical, variances) / np.sqrt(total) if total else 0.0
     return interval(differences.mean(), half)
 
 

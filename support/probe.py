@@ -35,11 +35,11 @@ from support.device import resolve_device
 from support.files import write_json
 from support.predictions import table_of_predictions, write_predictions
 from support.run_folder import finished_run, open_run
-from support.task_setup import label_names, load_data
+from support.task_setup import check_segments, label_names, load_data
 from support.tasks import TASKS
 
 TRAIN_ROWS = 4000
-# Strong: it costs a large weight, which a direction in which the states differ little would need.
+# Strong: a direction in which the states differ little would need a large weight, which is costly.
 # So the probe reads what the states show plainly. Chosen by measurement (RESULTS.md).
 PENALTY = 100.0
 PROBED = [task for task in TASKS if task != "squad"]  # its answers are spans, not classes
@@ -117,6 +117,7 @@ def probe(args, depends_on):
         train_set, dev_sets = load_data(args)
         files = tasks.task_files(args.task, args.data_dir, train_only=args.tune)
         print(f"{args.data_dir}, {args.task}: {describe_files(files)}", flush=True)
+        check_segments(args.model, args.task)
         tokenizer = load_tokenizer(args.model)
         model = load_frozen(args.model, args.device)
         classifier = linear_model(args.task)

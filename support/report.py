@@ -269,14 +269,14 @@ def effects_on_the_language_model(summary):
     "" if no such variant was run."""
     if not summary["family"]:
         return ""
-    parts = []
+    parts, digits = [], HELDOUT_CHANGES["KL from teacher"]
     for name in summary["family"]:
         change, found = summary["heldout_change"][name], []
         if not is_noise(change["teacher_agreement"]):
             points = show_change(change["teacher_agreement"], 100)
             found.append(f"agreement with the teacher {points} points")
         if not is_noise(change["kl"]):
-            found.append(f"KL {show_change(change['kl'], 1, 4)}")
+            found.append(f"KL {show_change(change['kl'], 1, digits)}")
         if found:
             parts.append(f"{summary['titles'][name]} ({', '.join(found)})")
     if not parts:

@@ -137,9 +137,9 @@ def take_back(args, fingerprint):
             with lock_file(folder / "log.jsonl"):
                 folder.rename(spare)
         version.rename(folder)
-        later = [*versions[place + 1:], *([spare] if spare.exists() else [])]
-        for old, new in zip(later, versions[place:]):  # the latest keeps the highest number
-            old.rename(new)
+        for old, new in zip((*versions[place + 1:], spare), versions[place:]):
+            if old.exists():
+                old.rename(new)  # so that the latest keeps the highest number
         print(f"{folder}: up to date again; taken back from {version}", flush=True)
         return True
     return False

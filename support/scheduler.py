@@ -23,7 +23,7 @@ from data import collate
 from load_hf_weights import load_tokenizer
 from support import probe, task_setup
 from support.chunked_loss import ChunkedLoss, micro_batches
-from support.device import autocast
+from support.device import autocast, wait_for_gpu
 from support.errors import Interrupted, interrupt
 from support.process_pool import process_pool
 from support.run_folder import archived_versions, why_to_run
@@ -131,8 +131,7 @@ def time_warm(step):
     """Seconds of a call. A first one warms up, and is not timed."""
     def run():
         step()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        wait_for_gpu()
     run()
     started = time.monotonic()
     run()

@@ -199,32 +199,23 @@ def test_a_signal_between_the_last_two_files_says_that_the_run_is_complete(argum
 def test_a_long_run_that_is_stopped_while_it_is_evaluated_need_not_train_again(
         arguments, tmp_path, monkeypatch, capsys):
     pretrain.main(arguments(pretrain, "whole"))
-    should_save = Run.should_save
+    should_save, train = Run.should_save, pretrain.train
 
     def after_two_minutes(run, steps_done):
         run.saved = time.monotonic() - 120
         return should_save(run, steps_done)
 
-    def stopped(*_):
+    def train_and_stop(*more):
+        train(*more)
         raise Interrupted(signal.SIGINT)
     with monkeypatch.context() as patch:
         patch.setattr(Run, "should_save", after_two_minutes)
-        patch.setattr("pretrain.train", train_and_then(stopped))
+        patch.setattr("pretrain.train", train_and_stop)
         with pytest.raises(Interrupted, match="the same command resumes from step 14"):
             pretrain.main(arguments(pretrain, "stopped"))
     pretrain.main(arguments(pretrain, "stopped"))
     assert "resumes from step 14" in capsys.readouterr().out
     assert same_run(tmp_path / "whole", tmp_path / "stopped")
-
-
-def train_and_then(call):
-    """pretrain.train, after which something is called."""
-    train = pretrain.train
-
-    def both(*arguments):
-        train(*arguments)
-        call()
-    return both
 
 
 @pytest.mark.parametrize("file, number", [("corpus.txt", signal.SIGINT),

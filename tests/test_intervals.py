@@ -64,15 +64,14 @@ def test_one_comparison_is_students_paired_t_interval():
 def test_the_rows_widen_an_interval_as_an_independent_variance():
     scores = np.random.default_rng(0).normal(size=(3, 4))
     narrow, wide = compare_with_first(scores, [0, 0]), compare_with_first(scores, [9, -9])
-    of_seeds = (scores[1] - scores[0]).var(ddof=1) / 4
+    half = np.sqrt((scores[1] - scores[0]).var(ddof=1) / 4 + 9)
     width = wide[0]["high"] - wide[0]["low"]
     # Fewer degrees of freedom than those of a known variance, more than those of s².
-    assert dunnett_critical(2, 1000) <= width / np.sqrt(of_seeds + 9) / 2
-    assert width / np.sqrt(of_seeds + 9) / 2 < dunnett_critical(2, 3) - 0.1
+    assert dunnett_critical(2, 1000) <= width / half / 2 < dunnett_critical(2, 3) - 0.1
     assert wide[1] == narrow[1]  # an estimate below zero is zero
     pair = compare_pair(scores[1] - scores[0], 9)
     width = pair["high"] - pair["low"]
-    assert 1.96 < width / np.sqrt(of_seeds + 9) / 2 < scipy.stats.t.ppf(0.975, 3) - 0.1
+    assert 1.96 < width / half / 2 < scipy.stats.t.ppf(0.975, 3) - 0.1
     certain = compare_pair(np.full(4, 2.0), 9)  # the seeds agree: the rows' normal distribution
     assert certain["high"] == pytest.approx(2 + 3 * scipy.stats.norm.ppf(0.975), abs=0.002)
     assert compare_pair(np.full(4, 2.0), 0) == {"difference": 2, "low": 2, "high": 2}
@@ -118,12 +117,12 @@ def coverage(known_rows, noise=(NOISE,) * 4, draws=2000, seeds=5, rows=ROWS):
 
 
 def test_in_95_of_100_experiments_all_intervals_hold_the_truth():
-    assert 0.93 < coverage(ROWS ** 2) < 0.97
+    assert 0.935 < coverage(ROWS ** 2) < 0.97
     assert coverage(0) < 0.91  # without the rows they would not
 
 
 def test_they_hold_it_too_if_one_variant_is_the_baselines_twin_and_another_is_noisy():
-    assert 0.93 < coverage(ROWS ** 2, (0.3, 0.1, 1, 3)) < 0.97
+    assert 0.935 < coverage(ROWS ** 2, (0.3, 0.1, 1, 3)) < 0.97
 
 
 @pytest.mark.parametrize("rows", [0.2, 0.4])

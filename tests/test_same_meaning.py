@@ -12,6 +12,7 @@ import finetune
 import pretrain
 from load_hf_weights import load_model, load_tokenizer, read_config, save_model
 from model import Bert, Classifier
+from support import probe
 from support.corpus import token_dtype
 from support.errors import InputError
 from support.task_setup import load_teacher
@@ -176,9 +177,10 @@ def test_one_token_type_is_too_few_for_pairs(world, folder, tmp_path, refused):
     set_fields(folder, type_vocab_size=1)
     set_weights(folder, lambda weights: {
         name: tensor[:1] if "token_type" in name else tensor for name, tensor in weights.items()})
-    line = refused(finetune, "--model", folder, "--task", "mrpc", "--data_dir", world / "data",
-                   "--out_dir", tmp_path / "out")
-    assert "type_vocab_size 1" in line and "MRPC" in line and not (tmp_path / "out").exists()
+    for command in (finetune, probe):
+        line = refused(command, "--model", folder, "--task", "mrpc", "--data_dir", world / "data",
+                       "--out_dir", tmp_path / "out")
+        assert "type_vocab_size 1" in line and "MRPC" in line and not (tmp_path / "out").exists()
 
 
 def test_a_hub_name_in_place_of_a_folder(world, tmp_path, refused):
