@@ -147,30 +147,30 @@ def run_experiment(args):
     if args.to_fetch:
         fetch(args, PRESETS[args.preset], steps)
     validate(args, steps)
-    to_run = pending(steps)
-    models = 1 + len(args.variants) + len(args.also)
-    print(f"{len(args.variants)} students to distil from {args.teacher}, {models} models to "
-          f"fine-tune and probe on {', '.join(args.tasks)}, with {describe_seeds(args.seeds)}: "
-          f"{len(steps)} runs, of which {len(to_run)} are to do. Text: "
-          f"{describe_files(text_files(args.corpus))}. Results: {args.out_dir}", flush=True)
     if len(args.seeds) == 1:
         print("A smoke test: one seed gives no intervals, and nothing can be concluded from it.",
               flush=True)
-    if to_run:
-        run_pending(args, to_run)
+    models = 1 + len(args.variants) + len(args.also)
+    print(f"Text: {describe_files(text_files(args.corpus))}", flush=True)
+    run_pending(args, steps, f"{len(args.variants)} students to distil from {args.teacher}, "
+                             f"{models} models to fine-tune and probe on {', '.join(args.tasks)}, "
+                             f"with {describe_seeds(args.seeds)}")
 
 
-def run_pending(args, to_run):
-    """Run these commands, with a line that says first how long they take."""
-    log = Path(args.out_dir, "commands.log")
-    seconds = estimate_seconds(to_run, args.teacher, args.jobs)
-    minutes = max(1, round(sum(seconds) / min(args.jobs, len(to_run)) / 60))
-    print(f"About {minutes} minutes on this machine ({args.jobs} at a time, with "
-          f"{threads_per_job(args.jobs)} thread(s) each). Full commands: {log}", flush=True)
+def run_pending(args, steps, description):
+    """Run those of the commands that are to do, with lines that say how many and how long."""
     Path(args.out_dir).mkdir(parents=True, exist_ok=True)
     # Two experiments in one folder would disturb each other's runs.
     with lock_file(Path(args.out_dir, ".lock")):
-        run_all(to_run, seconds, args.jobs, log, args.verbose)
+        to_run, log = pending(steps), Path(args.out_dir, "commands.log")
+        print(f"{description}: {len(steps)} runs, of which {len(to_run)} are to do. Results: "
+              f"{args.out_dir}", flush=True)
+        if to_run:
+            seconds = estimate_seconds(to_run, args.teacher, args.jobs)
+            minutes = max(1, round(sum(seconds) / min(args.jobs, len(to_run)) / 60))
+            print(f"About {minutes} minutes on this machine ({args.jobs} at a time, with "
+                  f"{threads_per_job(args.jobs)} thread(s) each). Full commands: {log}", flush=True)
+            run_all(to_run, seconds, args.jobs, log, args.verbose)
 
 
 # ---- The command ----

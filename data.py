@@ -47,8 +47,8 @@ class PackedBlocks:
     """A corpus as blocks of equal length: [CLS], max_length - 2 tokens of text, [SEP]. No padding.
 
     The text continues from line to line, and from the [SEP] of one document into the next document
-    ("full sentences" of Liu et al. 2019, arXiv:1907.11692, section 4.2). A remainder at the very
-    end that does not fill a block is not used.
+    (as "full sentences" of Liu et al. 2019, arXiv:1907.11692, section 4.2, but a block may end
+    within a sentence). A remainder at the very end that does not fill a block is not used.
 
     tokens: (tokens,) token ids, the array that support/corpus.py makes.
     first, count: use `count` blocks of the corpus, from block `first` on. count=None: all the rest.

@@ -206,7 +206,7 @@ def load_model(folder, cls=MaskedLM, new=(), **kwargs):
     for ours, shape in shapes.items():
         if ours in to_load:
             state[ours] = joined_parts(folder, weights, names[ours], shape)
-        else:  # BERT's initialization
+        else:  # BERT's initialisation
             std = 0.0 if ours.endswith("bias") else config.initializer_range
             state[ours] = torch.randn(shape) * std
     model.load_state_dict(state, assign=True)

@@ -1,7 +1,8 @@
 """Knowledge distillation for BERT: what the student minimises.
 
-Teacher and student read the same masked text. The student minimises the triple loss of DistilBERT
-(Sanh et al. 2019, arXiv:1910.01108, section 2):
+Teacher and student read the same masked text. The student minimises the triple loss of DistilBERT:
+its parts are those of the paper (Sanh et al. 2019, arXiv:1910.01108, section 2), its weights and T
+those of the authors' training command and code, since the paper names none:
 
     L     = 5 L_ce + 2 L_mlm + 1 L_cos
 
@@ -26,9 +27,10 @@ gradient of KL with respect to the student's logits is (s - t) / T, and at high 
 shrinks like 1 / T. The factor T² undoes both, so that what a weight means changes little with T
 (Hinton et al. 2015, arXiv:1503.02531, section 2).
 
-Why the cosine. The logits show what the teacher concludes, its hidden states from what. L_cos asks
-the student's last state of each token to point the same way; its length stays free. Both have the
-same width, since the student has fewer layers, not narrower ones: so no projection is needed.
+Why the cosine. The logits show what the teacher concludes; its hidden states show what it
+concludes that from. L_cos asks the student's last state of each token to point the same way; its
+length stays free. Both have the same width, since the student has fewer layers, not narrower ones:
+so no projection is needed.
 
 Why the teacher runs without dropout (`eval()`). With it, every step would compare the student with
 another randomly thinned teacher: noisy targets. The student keeps its dropout, a regulariser.

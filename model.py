@@ -245,7 +245,8 @@ class SpanModel(nn.Module):
 
 
 def init_weights(module, std):
-    """BERT's initialisation: matrices normal with deviation std, biases zero.
+    """BERT's initialisation, as Hugging Face has it: matrices normal with deviation std, biases
+    zero. (The original cuts the normal's tails off, beyond 2 std.)
 
     LayerNorm already starts as the identity."""
     if isinstance(module, (nn.Linear, nn.Embedding)):

@@ -174,7 +174,7 @@ def read_arguments(arguments):
     add("--batch_size", type=in_range(int, 1), default=32,
         help="sequences per optimizer step, over all processes")
     add("--grad_accum", type=in_range(int, 1), default=1,
-        help="micro-batches per optimizer step: less memory, the same result")
+        help="micro-batches per optimizer step: less memory, the same gradient")
     add("--lr", type=in_range(float, 0, open_low=True), default=5e-4, help="peak learning rate")
     add("--warmup", type=in_range(float, 0, 1), default=0.05,
         help="share of the steps in which the learning rate rises")

@@ -19,7 +19,6 @@ from support.files import write_file
 from support.intervals import compare_with_first
 from support.outcomes import PROBE, read_outcomes, task_folders
 from support.report import is_noise, table
-from support.scheduler import pending
 from support.statistics import column_headings, resample, row_variances, scores_by_column
 
 FIRST_SEED = 100  # far from the seeds of the report
@@ -41,11 +40,7 @@ def train_students(args):
         out_dir = Path(module.read_arguments(arguments).out_dir)
         if of_teacher not in out_dir.parents:  # it is not needed here
             steps.append((module, arguments))
-    to_run = pending(steps)
-    print(f"{len(args.seeds)} students: {len(steps)} runs, of which {len(to_run)} are to do. "
-          f"Results: {args.out_dir}", flush=True)
-    if to_run:
-        ablation.run_pending(args, to_run)
+    ablation.run_pending(args, steps, f"{len(args.seeds)} students")
 
 
 def read_students(args, suffix):

@@ -200,9 +200,10 @@ def lengths(args):
             changes = {"max_length": length, "batch_size": max(1, tokens // length)}
             loops[length] = (our_distillation, changes)
     turns = interleave(args, loops)
-    print(f"Distillation against sequence length, {tokens} tokens a step.\n")
+    print(f"Distillation against sequence length, about {tokens} tokens a step.\n")
     rows = []
     for length in loops:
+        tokens = loops[length][1]["batch_size"] * length
         speed = tokens * args.steps_a_turn / median(turns[length], "seconds")
         flops = sum(distillation_flops(config, length).values())
         rows.append([str(length), f"{speed:.4g}", f"{flops / 1e6:.3g}",

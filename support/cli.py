@@ -33,6 +33,7 @@ def command_line(main, under_torchrun=False):
             raise InputError("torchrun works with pretrain.py and finetune.py; start this command "
                              "without it")
         main(sys.argv[1:])
+        sys.stdout.flush()
         return
     except InputError as error:
         message = f"error: {error}"
@@ -52,6 +53,10 @@ def command_line(main, under_torchrun=False):
         name = f"\n{name}process {RANK} of {WORLD_SIZE}: "
     line = name + " ".join(message.split()) + "\n"
     sys.stderr.write(line)  # in one piece: nobody else's output can get between
+    try:
+        sys.stdout.flush()
+    except OSError:  # a full disk, a closed pipe: else Python would try again, and complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
 
 

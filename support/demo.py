@@ -99,6 +99,8 @@ def classify(models, text_a, text_b):
             raise InputError(
                 f"{folder}: predicts a score, not one of several labels; the scores are in its "
                 "predictions.tsv")
+        if text_b is not None and read_config(folder).type_vocab_size < 2:
+            raise InputError(f"{folder}: its model cannot tell two texts apart (type_vocab_size 1)")
         tokenizer = load_tokenizer(folder)
         model = load_model(folder, Classifier, num_labels=len(labels))
         rows = encode_text(tokenizer, model, Example(text_a, text_b, 0))

@@ -46,6 +46,8 @@ def wait_for_gpu():
     """Wait until the GPU, if one is in use, has done its work: only then may a clock be read."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
+    if torch.backends.mps.is_available():
+        torch.mps.synchronize()
 
 
 def compiler_works(device):

@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from support.files import write_file
+from support.outcomes import damage_explained
 
 COLOURS = {  # Okabe and Ito 2008: distinguishable with colour blindness
     "full": "#000000",
@@ -75,10 +76,11 @@ def training_curve(log, loss):
     """(steps, values) of a loss in a log.jsonl, each the mean of several logged steps; empty if
     it was not trained on. The mean, because one batch's loss tells more about the batch."""
     steps, values = [], []
-    for line in map(json.loads, log.read_text(encoding="utf-8").splitlines()):
-        if loss in line:
-            steps.append(line["step"])
-            values.append(line[loss])
+    with damage_explained(log.parent, log.name):
+        for line in map(json.loads, log.read_text(encoding="utf-8").splitlines()):
+            if loss in line:
+                steps.append(line["step"])
+                values.append(float(line[loss]))
     if not steps:
         return steps, values
     window = min(SMOOTHING, len(steps))

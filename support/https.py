@@ -171,7 +171,10 @@ def check_address(url, redirected_from=None):
     """Raises InputError unless url is https, or http to this machine.
 
     An https address may not redirect to http, not even to this machine."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise InputError(f"{url}: not an address ({error})") from None
     if parts.scheme == "https":
         return
     from_https = redirected_from is not None and not redirected_from.startswith("http:")

@@ -4,6 +4,7 @@ OUT_DIR/MODEL/seedN is a student's distillation, OUT_DIR/MODEL/seedN/TASK a fine
 OUT_DIR/MODEL/seedN/TASK-probe a probe.
 Read next: support/statistics.py, which compares them.
 """
+import contextlib
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from support.errors import InputError
 from support.files import read_json
-from support.run_folder import archived_versions
+from support.run_folder import NOT_COMPARED, archived_versions
 from support.squad import f1_of_each
 from support.tasks import TASKS
 
@@ -60,15 +61,22 @@ def read_outcome(task, folders):
     """The outcome of one task, from the folders of its fine-tunings or probes, one a seed."""
     names, scores, sets = [], [], []
     for folder in folders:
-        try:
+        with damage_explained(folder, "results.json or predictions.tsv"):
             result = read_json(folder / "results.json")
             names.append(result["data"])
             scores.append(float(result["score"]))
             sets.append(read_predictions(folder / "predictions.tsv", task))
-        except (KeyError, TypeError, ValueError, OSError) as error:
-            raise InputError(f"{folder}: results.json or predictions.tsv is damaged ({error!r}); "
-                             "delete this folder and run the experiment again") from None
     return {"data": names[0], "scores": np.array(scores), "sets": sets}
+
+
+@contextlib.contextmanager
+def damage_explained(folder, files):
+    """Whatever is wrong with these files of a run's folder becomes an InputError."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise InputError(f"{folder}: {files} is damaged ({error!r}); delete this folder and run "
+                         "the experiment again") from None
 
 
 def read_predictions(path, task):
@@ -93,25 +101,48 @@ def parse_predictions(task, predictions, targets):
     return np.array(list(map(parse, predictions))), np.array(list(map(parse, targets)))
 
 
+def are_repetitions(folders):
+    """Whether these runs differ in nothing but the model and the seed: not in code, arguments or
+    files. They may, if the report is made before an experiment has run again after an edit."""
+    settings = []
+    for folder in folders:
+        with damage_explained(folder, "run.json"):
+            record = read_json(folder / "run.json")
+            arguments, made_of = (dict(record.get(key, {})) for key in ("arguments", "made_of"))
+        for name in ("model", "seed", *NOT_COMPARED):
+            arguments.pop(name, None)
+            made_of.pop(name, None)
+        settings.append((arguments, made_of))
+    return all(each == settings[0] for each in settings)
+
+
 def read_heldout(out_dir, name, seeds):
     """{"before" | "after": {figure: (seeds,)}} of a student, on held-out text."""
-    runs = [read_json(Path(out_dir, name, f"seed{seed}", "run.json")) for seed in seeds]
+    folder = Path(out_dir, name)
     found = {"before": {}, "after": {}}
-    for when, by_figure in found.items():
-        for figure in runs[0]["heldout_after"]:
-            by_figure[figure] = np.array([run[f"heldout_{when}"][figure] for run in runs])
+    with damage_explained(folder, "one of its seeds' run.json"):
+        runs = [read_json(folder / f"seed{seed}" / "run.json") for seed in seeds]
+        for when, by_figure in found.items():
+            for figure in runs[0]["heldout_after"]:
+                by_figure[figure] = np.array([float(run[f"heldout_{when}"][figure])
+                                              for run in runs])
     return found
 
 
 def previous_version(folder):
-    """The latest finished archived version of a fine-tuning or probe; the folder itself if there
-    is none.
+    """The version of a fine-tuning or probe before the latest edit. It was archived alone or with
+    its model; the folder itself if neither was. None if the model was, without it."""
+    of_task, of_model = map(finished_versions, (folder, folder.parent))
+    if of_task:
+        return of_task[-1]
+    if not of_model:
+        return folder
+    version = of_model[-1] / folder.name
+    return version if (version / "run.json").exists() else None
 
-    It was archived either with its model's folder or alone."""
-    versions = [model / folder.name for model in archived_versions(folder.parent)]
-    versions += archived_versions(folder)
-    finished = [version for version in versions if (version / "run.json").exists()]
-    return finished[-1] if finished else folder
+
+def finished_versions(folder):
+    return [version for version in archived_versions(folder) if (version / "run.json").exists()]
 
 
 def measure_seconds(outcomes, folders, probe_folders, also):
@@ -139,4 +170,8 @@ def measure_seconds(outcomes, folders, probe_folders, also):
 
 
 def total_seconds(folders):
-    return sum(read_json(folder / "run.json")["seconds"] for folder in folders)
+    total = 0.0
+    for folder in folders:
+        with damage_explained(folder, "run.json"):
+            total += read_json(folder / "run.json")["seconds"]
+    return total

@@ -109,7 +109,7 @@ def report_text(summary, title):
         "## The students as language models, on held-out text", "",
         HELDOUT.format(teacher=teacher_accuracy(summary)), "",
         *heldout_table(summary), "",
-        f"Minutes that the runs took: {', '.join(minutes)}.", "",
+        f"Minutes, added up over the runs: {', '.join(minutes)}.", "",
     ]
     return "\n".join(lines)
 
@@ -131,6 +131,10 @@ def explanation(summary):
         left_out = ", ".join(summary["left_out"])
         sentences.append(
             f"**Left out**, because not finished for every model and seed: {left_out}.")
+    if summary["mixed"]:
+        sentences.append(
+            "**Not repetitions of one another**, because arguments, code or files changed between "
+            f"them: {', '.join(summary['mixed'])}. Run the experiment without --report_only.")
     return " ".join(sentences)
 
 

@@ -113,10 +113,18 @@ def another_run(folder, reasons):
 
 def archived_versions(folder):
     """The outdated versions of a run's folder, oldest first: FOLDER~1, FOLDER~2, ..."""
-    found = []
-    while (version := Path(f"{folder}~{len(found) + 1}")).exists():
-        found.append(version)
-    return found
+    prefix, parent = Path(f"{folder}~"), Path(folder).parent
+    names = [path.name for path in parent.iterdir()] if parent.exists() else []
+    numbers = [int(name[len(prefix.name):]) for name in names
+               if re.fullmatch(re.escape(prefix.name) + "[1-9][0-9]*", name)]
+    return [Path(f"{prefix}{number}") for number in sorted(numbers)]
+
+
+def next_version(folder):
+    """The name under which the folder's next outdated version is kept."""
+    last = archived_versions(folder)[-1:]
+    number = int(str(last[0]).rpartition("~")[2]) + 1 if last else 1
+    return Path(f"{folder}~{number}")
 
 
 def take_back(args, fingerprint):
@@ -132,7 +140,7 @@ def take_back(args, fingerprint):
                 continue
         except InputError:  # it was not finished
             continue
-        spare = Path(f"{folder}~{len(versions) + 1}")
+        spare = next_version(folder)
         if folder.exists():
             with lock_file(folder / "log.jsonl"):
                 folder.rename(spare)
@@ -185,7 +193,7 @@ def open_run(args, fingerprint):
 
 def archive(folder, reasons, log):
     """Rename the folder to its next archived name and start an empty one. Returns its log."""
-    archived = folder.rename(f"{folder}~{len(archived_versions(folder)) + 1}")
+    archived = folder.rename(next_version(folder))
     print(f"{folder}: out of date ({'; '.join(reasons)}); kept as {archived}", flush=True)
     folder.mkdir()
     new_log = lock_file(folder / "log.jsonl")
@@ -273,8 +281,11 @@ def find_run(folder, args, fingerprint):
 
 
 def is_stranger(path):
-    """Whether a file in a folder without a run is somebody else's."""
-    return path.is_file() and path.name != "log.jsonl" and not is_leftover(path)
+    """Whether a file in a folder without a run is somebody else's.
+
+    Ours are an empty log, which open_run has just made, and leftovers."""
+    is_empty_log = path.name == "log.jsonl" and path.stat().st_size == 0
+    return path.is_file() and not is_empty_log and not is_leftover(path)
 
 
 def is_leftover(path):

@@ -81,6 +81,8 @@ def estimate_seconds(commands, teacher, jobs):
             # A student has half of the teacher's layers.
             seconds.append(timed[module, args.task] * (1 if args.model == teacher else 0.5))
     torch.set_num_threads(threads)
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()  # for the runs, which are processes of their own
     return seconds
 
 
@@ -190,6 +192,7 @@ def run_job(module, arguments, log_path, verbose):
 
     SIGTERM ends the process, after the step and a checkpoint."""
     signal.signal(signal.SIGTERM, interrupt)
+    sys.stdout.reconfigure(errors="backslashreplace")  # as in cli.py
     module, started = importlib.import_module(module), time.monotonic()
     folder = option("--out_dir", arguments)
     archived_before = archived_versions(folder)

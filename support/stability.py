@@ -16,7 +16,6 @@ from support.cli import Parser, command_line, in_range, shell_words
 from support.errors import InputError
 from support.files import read_json, write_file
 from support.report import table
-from support.scheduler import pending
 
 MODELS = ("teacher", "full", "no_ce")
 
@@ -79,10 +78,9 @@ def main(arguments):
             raise InputError(f"{experiment.out_dir}: has no student {model} with seed {seed}; run "
                              "make ablation first")
     commands = stability_commands(experiment, args.out_dir, args.tuning_seeds)
-    to_run = pending(sum(commands.values(), []))
     experiment.out_dir = args.out_dir
-    if to_run:
-        ablation.run_pending(experiment, to_run)
+    ablation.run_pending(experiment, sum(commands.values(), []),
+                         f"{args.tuning_seeds} fine-tunings of {len(MODELS)} models")
     lines = stability_table(commands, experiment.tasks)
     write_file(Path(args.out_dir, "stability.md"), "\n".join(lines) + "\n")
     print("\n".join(lines))

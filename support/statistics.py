@@ -4,6 +4,8 @@
 The folders are read by support/outcomes.py; the 95 % intervals are those of support/intervals.py.
 Read next: support/report.py.
 """
+from pathlib import Path
+
 import numpy as np
 
 from support.bootstrap import resampled_scores
@@ -11,6 +13,7 @@ from support.errors import InputError
 from support.intervals import compare_pair, row_variance
 from support.outcomes import (
     PROBE,
+    are_repetitions,
     measure_seconds,
     previous_version,
     read_heldout,
@@ -60,6 +63,8 @@ def summarize(out_dir, data_dir, titles, baseline, all_tasks, seeds, also=()):
     return {
         "seeds": list(seeds),
         "left_out": unfinished_tasks + unfinished_models + unfinished_probes,
+        "mixed": mixed_runs(out_dir, [folders, probe_folders], outcomes, [tasks, probed_tasks],
+                            students, titles, seeds),
         "baseline": baseline,
         "titles": titles,
         "also": list(also),
@@ -71,6 +76,22 @@ def summarize(out_dir, data_dir, titles, baseline, all_tasks, seeds, also=()):
         "seconds": measure_seconds(outcomes, folders, probe_folders, also),
         "paper_table_4": PAPER_TABLE_4,
     }
+
+
+def mixed_runs(out_dir, folders, names, tasks, students, titles, seeds):
+    """What was not run alike: tasks, over all models and seeds, and students, over all seeds.
+
+    folders, tasks: of the fine-tunings and of the probes."""
+    mixed = []
+    for of_models, finished in zip(folders, tasks):
+        for task in finished:
+            if not are_repetitions(sum((of_models[name][task] for name in names), [])):
+                mixed.append(f"{'probes' if of_models is folders[1] else 'fine-tunings'} on "
+                             f"{TASKS[task].title}")
+    for name in students:
+        if not are_repetitions([Path(out_dir, name, f"seed{seed}") for seed in seeds]):
+            mixed.append(f"distillations of {titles[name]}")
+    return mixed
 
 
 def compare_scores(folders, outcomes, tasks, titles, baseline, family, trivial):
@@ -243,8 +264,8 @@ def row_shares(columns, outcomes, baseline):
 def changes_since_edit(columns, folders, names):
     """{name: {column: interval}}: what re-running changed, for models with archived results.
 
-    Only seeds with archived results count. A model is left out if these are incomplete or of other
-    dev rows. The intervals are not adjusted for their number."""
+    Only seeds with archived results of all tasks count. A model is left out if it has none, or of
+    other dev rows. The intervals are not adjusted for their number."""
     tasks, found = [column for column in columns if column != "macro"], {}
     for name in names:
         before, after = before_and_after_edit(folders[name], tasks)
@@ -269,7 +290,7 @@ def before_and_after_edit(folders, tasks):
     before, after = {task: [] for task in tasks}, {task: [] for task in tasks}
     for of_seed in zip(*(folders[task] for task in tasks)):
         earlier = [previous_version(folder) for folder in of_seed]
-        if earlier != list(of_seed):
+        if None not in earlier and earlier != list(of_seed):
             for task, old, new in zip(tasks, earlier, of_seed):
                 before[task].append(old)
                 after[task].append(new)

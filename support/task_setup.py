@@ -53,6 +53,7 @@ def load_teacher(folder, task, tokenizer):
     """A model fine-tuned on this task, with the same labels and the same tokens.
 
     Raises InputError."""
+    check_segments(folder, task)
     teacher = load_model(folder, SpanModel if task == "squad" else Classifier)
     names = label_names(task)
     labels = list((teacher.config.id2label or {}).values())

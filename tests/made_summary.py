@@ -66,6 +66,7 @@ def make_summary(seeds=5, variants=("no_cos", "no_ce", "no_mlm", "random_init"),
     return {
         "seeds": list(range(seeds)),
         "left_out": [],
+        "mixed": [],
         "baseline": "full",
         "titles": {name: titles.get(name, name) for name in names},
         "also": list(also),

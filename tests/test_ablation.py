@@ -16,6 +16,7 @@ from tiny_experiment import TASKS, arguments, read_json, run_experiment, score_o
 
 import ablation
 from load_hf_weights import read_config
+from support.files import lock_file
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +207,13 @@ def test_an_edited_formula_reruns_the_students_that_use_it_and_shows_what_it_did
         assert done == [] and "runs, of which 0 are to do" in printed
         assert f"{student}: up to date again; taken back from {student}~1" in printed
         assert score_of(copy.runs, "full", 0, "cola") == (old if after == formula else new)
+    copy.replace("losses.py", edited, formula)
+    with lock_file(copy.runs / ".lock"):  # beside another experiment nothing is taken back
+        refused = subprocess.run([sys.executable, copy.folder / "ablation.py",
+                                  *copy.arguments(*some)], capture_output=True, text=True)
+    assert refused.returncode == 2 and "runs: another process is at work" in refused.stderr
+    assert score_of(copy.runs, "full", 0, "cola") == new
+    copy.replace("losses.py", formula, edited)
 
     copy.replace("finetune.py", "weight_decay=0.0", "weight_decay=0.01")
     done, _ = copy.run(*some)  # the students stay as they are

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -101,6 +102,17 @@ def test_ctrl_c_during_the_imports_leaves_no_traceback(command):
     printed, errors = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGINT and printed == ""
     assert "Traceback" not in errors and "KeyboardInterrupt" not in errors
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_output_that_cannot_be_written_ends_in_one_line_and_status_2():
+    code = ("from support.cli import command_line\n"
+            "command_line(lambda arguments: print('a table'))")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=full, text=True,
+                              stderr=subprocess.PIPE)
+    assert done.returncode == 2
+    assert done.stderr == "-c: error: file error: No space left on device\n"
 
 
 @pytest.mark.parametrize("code", [

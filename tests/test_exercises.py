@@ -29,10 +29,10 @@ def copy(tmp_path):
 
 
 def apply_diff(path, block):
-    """Replace the lines with - by those with +."""
+    """Replace the lines with - by those with +, between those with a space."""
     lines = block.splitlines(keepends=True)
-    old = "".join(line[1:] for line in lines if line.startswith("-"))
-    new = "".join(line[1:] for line in lines if line.startswith("+"))
+    old = "".join(line[1:] for line in lines if line[0] in " -")
+    new = "".join(line[1:] for line in lines if line[0] in " +")
     replace_once(path, old, new)
 
 

@@ -381,12 +381,13 @@ def test_a_run_killed_without_a_checkpoint_starts_again_and_stays_this_run(argum
     assert same_run(tmp_path / "whole", tmp_path / "run")
 
 
-def test_somebody_elses_files_are_left_alone(arguments, world, tmp_path, refused):
+@pytest.mark.parametrize("name", ["vocab.txt", "log.jsonl"])
+def test_somebody_elses_files_are_left_alone(arguments, world, tmp_path, refused, name):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "vocab.txt").write_text("mine")
+    (tmp_path / "run" / name).write_text("mine")
     line = refused(pretrain, *arguments(pretrain, "run", "--overwrite"))
-    assert "run: holds files that no run of this program made (vocab.txt)" in line
-    assert contents(tmp_path / "run") == {"vocab.txt": b"mine"}
+    assert f"run: holds files that no run of this program made ({name})" in line
+    assert contents(tmp_path / "run") == {name: b"mine"}
 
 
 def test_a_run_is_not_written_into_what_it_reads(arguments, world, tmp_path, refused):

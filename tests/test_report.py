@@ -1,4 +1,6 @@
 """The report: its numbers are those of the runs, and its sentences follow from them."""
+import shutil
+
 import numpy as np
 import pytest
 import sklearn.metrics
@@ -94,6 +96,21 @@ def test_a_damaged_result_is_named(world, experiment, tmp_path):
     message = ("full/seed0/cola: results.json or predictions.tsv is damaged .*; delete this "
                "folder and run")
     with pytest.raises(InputError, match=message):
+        ablation.main(arguments(world, tmp_path, "--report_only"))
+
+
+@pytest.mark.parametrize("path, old, new, message", [
+    ("full/seed0/run.json", "heldout_after", "heldout_aftes", "full: one of its seeds' run.json"),
+    ("full/seed0/cola/run.json", '"seconds"', '"secondt"', "full/seed0/cola: run.json"),
+    ("full/seed0/log.jsonl", '{"step"', '5\n{"step"', "full/seed0: log.jsonl"),
+])
+def test_a_damaged_record_is_named(world, experiment, tmp_path, path, old, new, message):
+    out_dir, _ = experiment
+    shutil.copytree(out_dir, tmp_path, dirs_exist_ok=True)
+    text = (tmp_path / path).read_text()
+    assert old in text
+    (tmp_path / path).write_text(text.replace(old, new))
+    with pytest.raises(InputError, match=f"{message} is damaged"):
         ablation.main(arguments(world, tmp_path, "--report_only"))
 
 

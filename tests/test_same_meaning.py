@@ -12,7 +12,7 @@ import finetune
 import pretrain
 from load_hf_weights import load_model, load_tokenizer, read_config, save_model
 from model import Bert, Classifier
-from support import probe
+from support import demo, probe
 from support.corpus import token_dtype
 from support.errors import InputError
 from support.task_setup import load_teacher
@@ -177,10 +177,15 @@ def test_one_token_type_is_too_few_for_pairs(world, folder, tmp_path, refused):
     set_fields(folder, type_vocab_size=1)
     set_weights(folder, lambda weights: {
         name: tensor[:1] if "token_type" in name else tensor for name, tensor in weights.items()})
-    for command in (finetune, probe):
+    for command, more in ((finetune, ("--max_length", 32)), (probe, ())):
         line = refused(command, "--model", folder, "--task", "mrpc", "--data_dir", world / "data",
-                       "--out_dir", tmp_path / "out")
+                       "--out_dir", tmp_path / "out", *more)
         assert "type_vocab_size 1" in line and "MRPC" in line and not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match="type_vocab_size 1.*MRPC"):
+        load_teacher(folder, "mrpc", load_tokenizer(folder))
+    set_fields(folder, id2label={"0": "no", "1": "yes"})
+    with pytest.raises(InputError, match="cannot tell two texts apart"):
+        demo.classify({"it": folder}, "a", "b")
 
 
 def test_a_hub_name_in_place_of_a_folder(world, tmp_path, refused):

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import scipy.stats
+from made_summary import make_summary
 from tiny_experiment import arguments, score_of
 
 import ablation
@@ -13,6 +14,7 @@ import finetune
 from load_hf_weights import load_model
 from support.errors import InputError
 from support.predictions import table_of_predictions, write_predictions
+from support.report import explanation
 from support.statistics import summarize, summary_of_probes
 
 SEEDS = [3, 4, 5, 6]
@@ -192,6 +194,25 @@ def test_results_on_other_dev_rows_are_refused(experiment):
         results.summary(SEEDS)
 
 
+def test_runs_that_are_no_repetitions_are_named(experiment):
+    results, *_ = experiment
+    def rewrite(folder, **record):
+        path = results.folder / folder / "run.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **record}))
+    for number, (name, seed) in enumerate(itertools.product(TITLES, SEEDS)):
+        of_model = {"seed": number, "model": name, "out_dir": f"{name}{seed}"}
+        rewrite(f"{name}/seed{seed}/cola", arguments={"epochs": 2, **of_model},
+                made_of={"code": "a", "model": f"digest {number}"})
+    assert results.summary(SEEDS)["mixed"] == []
+    rewrite("no_ce/seed4/cola", arguments={"epochs": 1}, made_of={"code": "a"})
+    assert results.summary(SEEDS)["mixed"] == ["fine-tunings on CoLA"]
+    rewrite("no_cos/seed3", arguments={"steps": 1}, made_of={"code": "b"})
+    mixed = results.summary(SEEDS)["mixed"]
+    assert mixed == ["fine-tunings on CoLA", "distillations of no cosine"]
+    assert ("between them: fine-tunings on CoLA, distillations of no cosine. Run the experiment"
+            in explanation({**make_summary(), "mixed": mixed}))
+
+
 # ---- Probes ----
 
 def test_the_probes_are_compared_like_the_fine_tunings(experiment):
@@ -266,6 +287,21 @@ def test_every_model_that_changed_has_its_change_since_the_edit(experiment):
     change = new["mrpc"][0] - scores["no_ce"]["mrpc"][0]
     assert alone == {"difference": pytest.approx(change), "low": None, "high": None}
     assert results.summary(SEEDS[2:])["since_edit"].keys() == {"no_ce"}
+
+
+def test_a_task_that_was_not_done_before_the_edit_is_no_change_of_0(experiment):
+    results, *_ = experiment
+    for seed in SEEDS:
+        folder = results.folder / "no_ce" / f"seed{seed}"
+        folder.rename(f"{folder}~1")
+        results.distillation("no_ce", seed, 0.1)
+    results.fine_tunings("no_ce", SEEDS, 0.7)
+    before = results.summary(SEEDS[:3])["since_edit"]
+    shutil.rmtree(results.folder / "no_ce" / f"seed{SEEDS[3]}~1" / "mrpc")
+    assert results.summary(SEEDS)["since_edit"] == before  # that seed does not count
+    for seed in SEEDS:
+        shutil.rmtree(results.folder / "no_ce" / f"seed{seed}~1" / "cola")
+    assert results.summary(SEEDS)["since_edit"] == {}
 
 
 # ---- A real experiment ----

@@ -13,6 +13,7 @@ import pretrain
 from load_hf_weights import load_model, load_tokenizer, save_model
 from support.errors import InputError, Interrupted
 from support.files import read_json
+from support.run_folder import archived_versions
 from support.training_run import Run
 
 CE = "return temperature ** 2 * kl"
@@ -120,6 +121,18 @@ def test_after_an_edit_that_is_undone_the_archived_run_is_taken_back(
     shutil.rmtree(tmp_path / "run")  # the same where nothing is in the folder's place
     code.replace("losses.py", CE, "return temperature ** 3 * kl")
     assert distil("run/", "--overwrite", "--steps", 2) == third
+
+
+def test_a_version_that_was_deleted_leaves_a_gap_and_no_confusion(distil, tmp_path, capsys):
+    records = [distil("run", "--overwrite", "--steps", steps) for steps in (1, 2, 3, 4)]
+    shutil.rmtree(tmp_path / "run~1")
+    distil("run", "--overwrite", "--steps", 5)  # the newest has the highest number
+    numbers = [2, 3, 4]
+    assert archived_versions(tmp_path / "run") == [tmp_path / f"run~{n}" for n in numbers]
+    assert [read_json(tmp_path / f"run~{n}" / "run.json") for n in numbers] == records[1:]
+    assert distil("run", "--overwrite", "--steps", 3) == records[2]
+    assert [read_json(version / "run.json")["arguments"]["steps"]
+            for version in archived_versions(tmp_path / "run")] == [2, 4, 5]
 
 
 def test_a_formula_concerns_only_the_students_that_use_it(distil, code):
