@@ -35,7 +35,7 @@ from support.corpus import describe_files, text_files
 from support.device import peak_memory, resolve_device
 from support.errors import InputError
 from support.experiment_inputs import fetch, validate
-from support.files import lock_file
+from support.files import locked_folder
 from support.fingerprint import PROJECT
 from support.outcomes import PROBE
 from support.report import write_report
@@ -147,24 +147,24 @@ def run_experiment(args):
     if args.to_fetch:
         fetch(args, PRESETS[args.preset], steps)
     validate(args, steps)
-    if len(args.seeds) == 1:
-        print("A smoke test: one seed gives no intervals, and nothing can be concluded from it.",
-              flush=True)
     models = 1 + len(args.variants) + len(args.also)
-    print(f"Text: {describe_files(text_files(args.corpus))}", flush=True)
-    run_pending(args, steps, f"{len(args.variants)} students to distil from {args.teacher}, "
-                             f"{models} models to fine-tune and probe on {', '.join(args.tasks)}, "
-                             f"with {describe_seeds(args.seeds)}")
+    description = (f"{len(args.variants)} students to distil from {args.teacher}, {models} models "
+                   f"to fine-tune and probe on {', '.join(args.tasks)}, with "
+                   f"{describe_seeds(args.seeds)}")
+    more = f" Text: {describe_files(text_files(args.corpus))}."
+    if len(args.seeds) == 1:
+        more += ("\nA smoke test: one seed gives no intervals, and nothing can be concluded from "
+                 "it.")
+    run_pending(args, steps, description, more)
 
 
-def run_pending(args, steps, description):
-    """Run those of the commands that are to do, with lines that say how many and how long."""
-    Path(args.out_dir).mkdir(parents=True, exist_ok=True)
+def run_pending(args, steps, description, more=""):
+    """Run those of the commands that are to do, with lines that say which, how many, how long."""
     # Two experiments in one folder would disturb each other's runs.
-    with lock_file(Path(args.out_dir, ".lock")):
+    with locked_folder(args.out_dir):
         to_run, log = pending(steps), Path(args.out_dir, "commands.log")
         print(f"{description}: {len(steps)} runs, of which {len(to_run)} are to do. Results: "
-              f"{args.out_dir}", flush=True)
+              f"{args.out_dir}.{more}", flush=True)
         if to_run:
             seconds = estimate_seconds(to_run, args.teacher, args.jobs)
             minutes = max(1, round(sum(seconds) / min(args.jobs, len(to_run)) / 60))

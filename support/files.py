@@ -74,6 +74,25 @@ def write_all(file, data):
         data = data[file.write(data):]
 
 
+@contextlib.contextmanager
+def locked_folder(folder):
+    """A folder of runs, made if there is none, and locked for this process.
+
+    If nothing was written to a new one, it is removed again."""
+    folder = Path(folder)
+    new_folders = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock_file(folder / ".lock"):
+        try:
+            yield
+        finally:
+            if new_folders and os.listdir(folder) == [".lock"]:
+                (folder / ".lock").unlink()
+                for path in new_folders:
+                    with contextlib.suppress(OSError):  # somebody has put something into it
+                        path.rmdir()
+
+
 def lock_file(path, wait=False):
     """Open a file for appending, unbuffered, and lock it.
 
