@@ -147,30 +147,32 @@ def run_experiment(args):
     if args.to_fetch:
         fetch(args, PRESETS[args.preset], steps)
     validate(args, steps)
-    models = 1 + len(args.variants) + len(args.also)
-    description = (f"{len(args.variants)} students to distil from {args.teacher}, {models} models "
-                   f"to fine-tune and probe on {', '.join(args.tasks)}, with "
-                   f"{describe_seeds(args.seeds)}")
-    more = f" Text: {describe_files(text_files(args.corpus))}."
-    if len(args.seeds) == 1:
-        more += ("\nA smoke test: one seed gives no intervals, and nothing can be concluded from "
-                 "it.")
-    run_pending(args, steps, description, more)
-
-
-def run_pending(args, steps, description, more=""):
-    """Run those of the commands that are to do, with lines that say which, how many, how long."""
-    # Two experiments in one folder would disturb each other's runs.
+    # Another experiment in this folder would move these runs, or archived ones, meanwhile.
     with locked_folder(args.out_dir):
-        to_run, log = pending(steps), Path(args.out_dir, "commands.log")
-        print(f"{description}: {len(steps)} runs, of which {len(to_run)} are to do. Results: "
-              f"{args.out_dir}.{more}", flush=True)
-        if to_run:
-            seconds = estimate_seconds(to_run, args.teacher, args.jobs)
-            minutes = max(1, round(sum(seconds) / min(args.jobs, len(to_run)) / 60))
-            print(f"About {minutes} minutes on this machine ({args.jobs} at a time, with "
-                  f"{threads_per_job(args.jobs)} thread(s) each). Full commands: {log}", flush=True)
-            run_all(to_run, seconds, args.jobs, log, args.verbose)
+        to_run = pending(steps)
+        models = 1 + len(args.variants) + len(args.also)
+        print(f"{len(args.variants)} students to distil from {args.teacher}, {models} models to "
+              f"fine-tune and probe on {', '.join(args.tasks)}, with {describe_seeds(args.seeds)}: "
+              f"{len(steps)} runs, of which {len(to_run)} are to do. Text: "
+              f"{describe_files(text_files(args.corpus))}. Results: {args.out_dir}", flush=True)
+        if len(args.seeds) == 1:
+            print("A smoke test: one seed gives no intervals, and nothing can be concluded from "
+                  "it.", flush=True)
+        run_pending(args, to_run)
+
+
+def run_pending(args, to_run):
+    """Run these commands, if any, with a line that says first how long they take.
+
+    The caller has locked args.out_dir."""
+    if not to_run:
+        return
+    log = Path(args.out_dir, "commands.log")
+    seconds = estimate_seconds(to_run, args.teacher, args.jobs)
+    minutes = max(1, round(sum(seconds) / min(args.jobs, len(to_run)) / 60))
+    print(f"About {minutes} minutes on this machine ({args.jobs} at a time, with "
+          f"{threads_per_job(args.jobs)} thread(s) each). Full commands: {log}", flush=True)
+    run_all(to_run, seconds, args.jobs, log, args.verbose)
 
 
 # ---- The command ----

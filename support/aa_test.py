@@ -15,10 +15,11 @@ import ablation
 from support import toy
 from support.cli import Parser, command_line, in_range, shell_words
 from support.errors import InputError
-from support.files import write_file
+from support.files import locked_folder, write_file
 from support.intervals import compare_with_first
 from support.outcomes import PROBE, read_outcomes, task_folders
 from support.report import is_noise, table
+from support.scheduler import pending
 from support.statistics import column_headings, resample, row_variances, scores_by_column
 
 FIRST_SEED = 100  # far from the seeds of the report
@@ -40,7 +41,11 @@ def train_students(args):
         out_dir = Path(module.read_arguments(arguments).out_dir)
         if of_teacher not in out_dir.parents:  # it is not needed here
             steps.append((module, arguments))
-    ablation.run_pending(args, steps, f"{len(args.seeds)} students")
+    with locked_folder(args.out_dir):
+        to_run = pending(steps)
+        print(f"{len(args.seeds)} students: {len(steps)} runs, of which {len(to_run)} are to do. "
+              f"Results: {args.out_dir}", flush=True)
+        ablation.run_pending(args, to_run)
 
 
 def read_students(args, suffix):

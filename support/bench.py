@@ -202,9 +202,9 @@ def lengths(args):
     turns = interleave(args, loops)
     print(f"Distillation against sequence length, about {tokens} tokens a step.\n")
     rows = []
-    for length in loops:
-        tokens = loops[length][1]["batch_size"] * length
-        speed = tokens * args.steps_a_turn / median(turns[length], "seconds")
+    for length, (_, changes) in loops.items():
+        tokens_a_turn = changes["batch_size"] * length * args.steps_a_turn
+        speed = tokens_a_turn / median(turns[length], "seconds")
         flops = sum(distillation_flops(config, length).values())
         rows.append([str(length), f"{speed:.4g}", f"{flops / 1e6:.3g}",
                      f"{speed * flops / 1e9:.3g}"])

@@ -90,7 +90,8 @@ def classify(models, text_a, text_b):
     Returns {name: [[(label, probability)]]}, the likeliest label first. Raises InputError."""
     answers = {}
     for name, folder in models.items():
-        labels = read_config(folder).id2label
+        config = read_config(folder)
+        labels = config.id2label
         if labels is None:
             raise InputError(
                 f"{folder / 'config.json'}: names no labels (id2label); give a model that "
@@ -99,7 +100,7 @@ def classify(models, text_a, text_b):
             raise InputError(
                 f"{folder}: predicts a score, not one of several labels; the scores are in its "
                 "predictions.tsv")
-        if text_b is not None and read_config(folder).type_vocab_size < 2:
+        if text_b is not None and config.type_vocab_size < 2:
             raise InputError(f"{folder}: its model cannot tell two texts apart (type_vocab_size 1)")
         tokenizer = load_tokenizer(folder)
         model = load_model(folder, Classifier, num_labels=len(labels))

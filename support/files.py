@@ -75,22 +75,31 @@ def write_all(file, data):
 
 
 @contextlib.contextmanager
-def locked_folder(folder):
-    """A folder of runs, made if there is none, and locked for this process.
-
-    If nothing was written to a new one, it is removed again."""
+def kept_if_used(folder):
+    """The folder exists within the block. Folders that were made for it and are empty at the end
+    are removed again."""
     folder = Path(folder)
     new_folders = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    with lock_file(folder / ".lock"):
+    try:
+        yield
+    finally:
+        for path in new_folders:
+            with contextlib.suppress(OSError):  # it is not empty
+                path.rmdir()
+
+
+@contextlib.contextmanager
+def locked_folder(folder):
+    """The folder is locked for this process within the block: an experiment's, of many runs."""
+    lock = Path(folder, ".lock")
+    with kept_if_used(folder), lock_file(lock):
         try:
             yield
         finally:
-            if new_folders and os.listdir(folder) == [".lock"]:
-                (folder / ".lock").unlink()
-                for path in new_folders:
-                    with contextlib.suppress(OSError):  # somebody has put something into it
-                        path.rmdir()
+            with contextlib.suppress(FileNotFoundError):  # the folder vanished
+                if os.listdir(folder) == [lock.name]:
+                    lock.unlink()
 
 
 def lock_file(path, wait=False):

@@ -19,13 +19,18 @@ from support.tasks import TASKS
 PROBE = "-probe"  # after the task, in the name of a probe's folder
 
 
+def student_folders(out_dir, name, seeds):
+    """A model's folder of each seed; a student's holds its distillation. seeds: their numbers."""
+    return [Path(out_dir, name, f"seed{seed}") for seed in seeds]
+
+
 def task_folders(out_dir, names, tasks, seeds, suffix=""):
     """{model: {task: [folder of each seed]}}, whether they exist or not. seeds: their numbers.
 
     suffix: "" for the fine-tunings, PROBE for the probes."""
     folders = {}
     for name in names:
-        models = [Path(out_dir, name, f"seed{seed}") for seed in seeds]
+        models = student_folders(out_dir, name, seeds)
         folders[name] = {}
         for task in tasks:
             folders[name][task] = [model / f"{task}{suffix}" for model in models]
@@ -102,8 +107,9 @@ def parse_predictions(task, predictions, targets):
 
 
 def are_repetitions(folders):
-    """Whether these runs differ in nothing but the model and the seed: not in code, arguments or
-    files. They may, if the report is made before an experiment has run again after an edit."""
+    """Whether these runs have the same arguments, code and files, but for the model and the seed.
+
+    They have not if code was edited, and some of them were not run again."""
     settings = []
     for folder in folders:
         with damage_explained(folder, "run.json"):
@@ -118,10 +124,9 @@ def are_repetitions(folders):
 
 def read_heldout(out_dir, name, seeds):
     """{"before" | "after": {figure: (seeds,)}} of a student, on held-out text."""
-    folder = Path(out_dir, name)
     found = {"before": {}, "after": {}}
-    with damage_explained(folder, "one of its seeds' run.json"):
-        runs = [read_json(folder / f"seed{seed}" / "run.json") for seed in seeds]
+    with damage_explained(Path(out_dir, name), "one of its seeds' run.json"):
+        runs = [read_json(folder / "run.json") for folder in student_folders(out_dir, name, seeds)]
         for when, by_figure in found.items():
             for figure in runs[0]["heldout_after"]:
                 by_figure[figure] = np.array([float(run[f"heldout_{when}"][figure])
@@ -130,8 +135,10 @@ def read_heldout(out_dir, name, seeds):
 
 
 def previous_version(folder):
-    """The version of a fine-tuning or probe before the latest edit. It was archived alone or with
-    its model; the folder itself if neither was. None if the model was, without it."""
+    """The latest finished archived version of a fine-tuning or probe, archived alone or with its
+    model; the folder itself if neither was archived.
+
+    None if its model was archived before this task was finished."""
     of_task, of_model = map(finished_versions, (folder, folder.parent))
     if of_task:
         return of_task[-1]

@@ -19,7 +19,7 @@ from support.distributed import (
     is_lost_connection,
 )
 from support.errors import InputError, Interrupted
-from support.files import lock_file, read_json, write_json
+from support.files import kept_if_used, lock_file, read_json, write_json
 from support.training_run import OTHER_CODE, Run, git_commit, read_checkpoint
 
 # Arguments that do not change what a run computes.
@@ -113,18 +113,20 @@ def another_run(folder, reasons):
 
 def archived_versions(folder):
     """The outdated versions of a run's folder, oldest first: FOLDER~1, FOLDER~2, ..."""
-    prefix, parent = Path(f"{folder}~"), Path(folder).parent
-    names = [path.name for path in parent.iterdir()] if parent.exists() else []
-    numbers = [int(name[len(prefix.name):]) for name in names
-               if re.fullmatch(re.escape(prefix.name) + "[1-9][0-9]*", name)]
-    return [Path(f"{prefix}{number}") for number in sorted(numbers)]
+    prefix = Path(f"{folder}~")
+    paths = prefix.parent.iterdir() if prefix.parent.exists() else ()
+    name = re.compile(re.escape(prefix.name) + "[1-9][0-9]*")
+    return sorted((path for path in paths if name.fullmatch(path.name)), key=version_number)
+
+
+def version_number(version):
+    return int(version.name.rpartition("~")[2])
 
 
 def next_version(folder):
     """The name under which the folder's next outdated version is kept."""
-    last = archived_versions(folder)[-1:]
-    number = int(str(last[0]).rpartition("~")[2]) + 1 if last else 1
-    return Path(f"{folder}~{number}")
+    last = max(map(version_number, archived_versions(folder)), default=0)
+    return Path(f"{folder}~{last + 1}")
 
 
 def take_back(args, fingerprint):
@@ -169,26 +171,25 @@ def open_run(args, fingerprint):
         with errors_explained(run):
             yield run
         return
-    new_folders = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    log, is_fresh = lock_file(folder / "log.jsonl"), False
-    try:
-        checkpoint, reasons = find_run(folder, args, fingerprint)
-        if reasons:
-            if not args.overwrite:
-                raise InputError(another_run(folder, reasons))
-            checkpoint, log = None, archive(folder, reasons, log)
-        for path in folder.iterdir():
-            if is_leftover(path):
-                path.unlink()
-        is_fresh = not (folder / "started.json").exists()
-        write_json(folder / "started.json", {"arguments": vars(args), "made_of": fingerprint})
-        run = Run(args, fingerprint, log, broadcast(checkpoint))
-        del checkpoint  # so that its memory is free once the run has resumed from it
-        with errors_explained(run):
-            yield run
-    finally:
-        close_folder(folder, log, is_fresh, new_folders)
+    with kept_if_used(folder):
+        log, is_fresh = lock_file(folder / "log.jsonl"), False
+        try:
+            checkpoint, reasons = find_run(folder, args, fingerprint)
+            if reasons:
+                if not args.overwrite:
+                    raise InputError(another_run(folder, reasons))
+                checkpoint, log = None, archive(folder, reasons, log)
+            for path in folder.iterdir():
+                if is_leftover(path):
+                    path.unlink()
+            is_fresh = not (folder / "started.json").exists()
+            write_json(folder / "started.json", {"arguments": vars(args), "made_of": fingerprint})
+            run = Run(args, fingerprint, log, broadcast(checkpoint))
+            del checkpoint  # so that its memory is free once the run has resumed from it
+            with errors_explained(run):
+                yield run
+        finally:
+            close_folder(folder, log, is_fresh)
 
 
 def archive(folder, reasons, log):
@@ -201,8 +202,8 @@ def archive(folder, reasons, log):
     return new_log
 
 
-def close_folder(folder, log, is_fresh, new_folders):
-    """Unlock the folder; remove it again if nothing was logged or written in it.
+def close_folder(folder, log, is_fresh):
+    """Unlock the folder; leave no file of ours if nothing was logged or written in it.
 
     What was written without a log keeps its started.json: without it, the next run would take these
     files for somebody else's."""
@@ -214,10 +215,6 @@ def close_folder(folder, log, is_fresh, new_folders):
         if is_fresh and not written:
             (folder / "started.json").unlink(missing_ok=True)
     log.close()
-    if nothing_logged:
-        for path in new_folders:
-            with contextlib.suppress(OSError):  # somebody has put something into it
-                path.rmdir()
 
 
 @contextlib.contextmanager

@@ -14,8 +14,9 @@ import ablation
 import finetune
 from support.cli import Parser, command_line, in_range, shell_words
 from support.errors import InputError
-from support.files import read_json, write_file
+from support.files import locked_folder, read_json, write_file
 from support.report import table
+from support.scheduler import pending
 
 MODELS = ("teacher", "full", "no_ce")
 
@@ -79,8 +80,8 @@ def main(arguments):
                              "make ablation first")
     commands = stability_commands(experiment, args.out_dir, args.tuning_seeds)
     experiment.out_dir = args.out_dir
-    ablation.run_pending(experiment, sum(commands.values(), []),
-                         f"{args.tuning_seeds} fine-tunings of {len(MODELS)} models")
+    with locked_folder(args.out_dir):
+        ablation.run_pending(experiment, pending(sum(commands.values(), [])))
     lines = stability_table(commands, experiment.tasks)
     write_file(Path(args.out_dir, "stability.md"), "\n".join(lines) + "\n")
     print("\n".join(lines))

@@ -4,8 +4,6 @@
 The folders are read by support/outcomes.py; the 95 % intervals are those of support/intervals.py.
 Read next: support/report.py.
 """
-from pathlib import Path
-
 import numpy as np
 
 from support.bootstrap import resampled_scores
@@ -19,6 +17,7 @@ from support.outcomes import (
     read_heldout,
     read_outcomes,
     read_outcomes_of_models,
+    student_folders,
     task_folders,
     tasks_of_all,
 )
@@ -60,11 +59,14 @@ def summarize(out_dir, data_dir, titles, baseline, all_tasks, seeds, also=()):
     probed = {name: read_outcomes(probe_folders[name]) for name in outcomes}
     probed_tasks = tasks_of_all(probed, tasks)
     unfinished_probes = ["linear probes"] if any(probed.values()) and not probed_tasks else []
+    mixed_fine_tunings = mixed_runs("fine-tunings", folders, outcomes, tasks)
+    mixed_probes = mixed_runs("probes", probe_folders, outcomes, probed_tasks)
+    mixed_students = [f"distillations of {titles[name]}" for name in students
+                      if not are_repetitions(student_folders(out_dir, name, seeds))]
     return {
         "seeds": list(seeds),
         "left_out": unfinished_tasks + unfinished_models + unfinished_probes,
-        "mixed": mixed_runs(out_dir, [folders, probe_folders], outcomes, [tasks, probed_tasks],
-                            students, titles, seeds),
+        "mixed": mixed_fine_tunings + mixed_probes + mixed_students,
         "baseline": baseline,
         "titles": titles,
         "also": list(also),
@@ -78,19 +80,13 @@ def summarize(out_dir, data_dir, titles, baseline, all_tasks, seeds, also=()):
     }
 
 
-def mixed_runs(out_dir, folders, names, tasks, students, titles, seeds):
-    """What was not run alike: tasks, over all models and seeds, and students, over all seeds.
-
-    folders, tasks: of the fine-tunings and of the probes."""
+def mixed_runs(kind, folders, names, tasks):
+    """["KIND on TASK"] of the tasks on which these models' runs are not all alike."""
     mixed = []
-    for of_models, finished in zip(folders, tasks):
-        for task in finished:
-            if not are_repetitions(sum((of_models[name][task] for name in names), [])):
-                mixed.append(f"{'probes' if of_models is folders[1] else 'fine-tunings'} on "
-                             f"{TASKS[task].title}")
-    for name in students:
-        if not are_repetitions([Path(out_dir, name, f"seed{seed}") for seed in seeds]):
-            mixed.append(f"distillations of {titles[name]}")
+    for task in tasks:
+        runs = sum((folders[name][task] for name in names), [])
+        if not are_repetitions(runs):
+            mixed.append(f"{kind} on {TASKS[task].title}")
     return mixed
 
 
